@@ -1,0 +1,91 @@
+"""da Cunha et al.'s own LeNet5, all five layers with biases, compiled over the 10,000 MNIST test images.
+
+    python examples/dacunha_lenet5.py dacunha_lenet5_mnist.npz mnist.npz OUT/
+
+The paper compiled the two convolutions in hours and kept no mask. The weights are theirs (Flux layout: kernels are
+`(width, height, in, out)`, flipped, and images are column-major); `mnist.npz` holds `test_images` and `test_labels`.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import time
+from typing import Annotated
+
+import flax.linen as nn
+import jax
+import numpy as np
+import typer
+
+import slth_compile as slth
+
+
+class LeNet5(nn.Module):
+    """28x28 grey images to ten logits; 107,786 parameters."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Logits `(batch, 10)` of images `(batch, 28, 28, 1)`."""
+        x = nn.relu(nn.Conv(6, (5, 5), name="conv1")(x))
+        x = nn.max_pool(x, (2, 2), (2, 2))
+        x = nn.relu(nn.Conv(16, (5, 5), name="conv2")(x))
+        x = nn.max_pool(x, (2, 2), (2, 2))
+        x = x.reshape(x.shape[0], -1)
+        x = nn.relu(nn.Dense(120, name="dense1")(x))
+        x = nn.relu(nn.Dense(84, name="dense2")(x))
+        return nn.Dense(10, name="dense3")(x)
+
+
+def load_target(path: pathlib.Path) -> nn.Module:
+    """The published weights in a bound `LeNet5`."""
+    arrays = np.load(path)
+    parameters = {}
+    for name in ("conv1", "conv2"):
+        kernel = arrays[f"{name}.kernel"][::-1, ::-1].transpose(1, 0, 2, 3)
+        parameters[name] = {"kernel": np.ascontiguousarray(kernel), "bias": arrays[f"{name}.bias"]}
+    for name in ("dense1", "dense2", "dense3"):
+        weight = arrays[f"{name}.weight"]
+        if name == "dense1":  # channels come last here, first there
+            weight = weight.reshape(120, 16, 7, 7).transpose(0, 2, 3, 1).reshape(120, 784)
+        parameters[name] = {"kernel": np.ascontiguousarray(weight.T), "bias": arrays[f"{name}.bias"]}
+    return LeNet5().bind({"params": parameters})
+
+
+def load_images(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+    """The test images `(10000, 28, 28, 1)` in [0, 1], float32, and their labels."""
+    arrays = np.load(path)
+    images = (arrays["test_images"] / 255).astype(np.float32).reshape(-1, 28, 28, 1)
+    return images, arrays["test_labels"].astype(np.int32)
+
+
+def main(
+    weights: pathlib.Path,
+    mnist: pathlib.Path,
+    out: pathlib.Path,
+    eps: float = 1e-2,
+    delta: float = 1e-3,
+    literal: Annotated[bool, typer.Option(help="Evaluate the literal pruned network on all images.")] = True,
+    force: bool = False,
+) -> None:
+    """Compile, verify, and set the box's bound beside it."""
+    target = load_target(weights)
+    images, labels = load_images(mnist)
+    start = time.perf_counter()
+    found = slth.compile(target, eps, delta, domain=slth.Points(images), out=out, force=force)
+    compiled = time.perf_counter()
+    verdict = slth.verify(out, expected_id=found.ticket_id)
+    verified = time.perf_counter()
+    print(f"compiled in {compiled - start:.1f} s, verified in {verified - compiled:.1f} s")
+    print(verdict.to_text())
+    print(f"C_V = {found.plan.constant_v:.2f}, C_U = {found.plan.constant_u:.2f}")
+    print(f"box [0, 1]: {found.certify(slth.Box(0.0, 1.0)).bound:.3f}")
+    networks = {"target": jax.jit(target), "ticket": found} | ({"literal": jax.jit(found.network)} if literal else {})
+    for name, network in networks.items():
+        right = sum(
+            int(np.sum(np.argmax(network(images[i : i + 100]), 1) == labels[i : i + 100])) for i in range(0, 10_000, 100)
+        )
+        print(f"{name:<8} {right / 100:.2f} % of the MNIST test images")
+
+
+if __name__ == "__main__":
+    typer.run(main)

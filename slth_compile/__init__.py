@@ -1,0 +1,54 @@
+"""A trained CNN goes in; a random seed, a pruning mask and a machine-checked error bound come out.
+
+The public names are loaded on first use, so that the checker runs where only NumPy is installed.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from slth_compile.compiled import Compiled as Compiled
+    from slth_compile.compiler import compile as compile
+    from slth_compile.compiler import load as load
+    from slth_compile.compiler import plan as plan
+    from slth_compile.compiler import verify as verify
+    from slth_compile.domain import Balls as Balls
+    from slth_compile.domain import Box as Box
+    from slth_compile.domain import Points as Points
+    from slth_compile.errors import InputError as InputError
+    from slth_compile.errors import SlthError as SlthError
+    from slth_compile.errors import UnreachableError as UnreachableError
+    from slth_compile.errors import UnsupportedModelError as UnsupportedModelError
+    from slth_compile.errors import VerificationError as VerificationError
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "compile": "compiler",
+    "plan": "compiler",
+    "load": "compiler",
+    "verify": "compiler",
+    "Compiled": "compiled",
+    "Box": "domain",
+    "Balls": "domain",
+    "Points": "domain",
+    "SlthError": "errors",
+    "UnreachableError": "errors",
+    "InputError": "errors",
+    "VerificationError": "errors",
+    "UnsupportedModelError": "errors",
+}
+
+__all__ = [*_HOMES, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'slth_compile' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"slth_compile.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

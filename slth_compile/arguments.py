@@ -1,0 +1,97 @@
+"""What the command line's words stand for: domains, data files, shapes."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from slth_compile.domain import Balls, Box, Domain, Points
+from slth_compile.errors import InputError
+
+DOMAIN_FORMS = "box:LO,HI | points:FILE | balls:FILE,R[,LO,HI]"
+
+
+def parse_domain(text: str) -> Domain:
+    """The domain a word such as `box:0,1`, `points:x.npz` or `balls:x.npz,0.01,0,1` names.
+
+    Raises:
+        InputError: Another form, or a file that cannot be read.
+    """
+    kind, _, rest = text.partition(":")
+    match kind:
+        case "box":
+            numbers = _numbers(text, rest.split(","))
+            if len(numbers) != 2:
+                raise InputError(f"--domain {text}: found {len(numbers)} bounds; expected box:LO,HI")
+            return Box(*numbers)
+        case "points" if rest:
+            return Points(load_arrays(rest, ("x",))["x"])
+        case "balls":
+            # The file's name may hold commas; the numbers behind it do not.
+            parts = rest.split(",")
+            trailing = next((i for i in range(1, len(parts)) if pathlib.Path(",".join(parts[:i])).is_file()), 1)
+            numbers = _numbers(text, parts[trailing:])
+            if len(numbers) not in (1, 3):
+                raise InputError(f"--domain {text}: expected balls:FILE,R or balls:FILE,R,LO,HI")
+            return Balls(load_arrays(",".join(parts[:trailing]), ("x",))["x"], *numbers)
+        case _:
+            raise InputError(f"--domain {text}: unknown form; expected {DOMAIN_FORMS}")
+
+
+def load_arrays(path: str, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Named arrays of an `.npz` file; a `.npy` file holds the first name. Nothing is unpickled.
+
+    Raises:
+        InputError: The file is missing or unreadable, or lacks a name.
+    """
+    try:
+        loaded = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: not a readable .npz or .npy file ({error})") from None
+    if isinstance(loaded, np.ndarray):
+        arrays = {names[0]: loaded}
+    else:
+        try:
+            arrays = {name: loaded[name] for name in loaded.files}
+        except (OSError, ValueError, EOFError, KeyError) as error:
+            raise InputError(f"{path}: holds an array that cannot be read ({error})") from None
+    for name in names:
+        if name not in arrays:
+            raise InputError(f"{path}: holds {sorted(arrays) or 'nothing'}; expected an array named '{name}'")
+    return arrays
+
+
+def parse_shape(text: str | None) -> tuple[int, ...] | None:
+    """The shape that `32,32,3` names."""
+    if text is None:
+        return None
+    try:
+        shape = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        shape = ()
+    if not shape or min(shape) < 1:
+        raise InputError(f"--input-shape {text}: expected positive sizes without the batch, such as 32,32,3")
+    return shape
+
+
+def parse_kwargs(text: str) -> dict[str, Any]:
+    """The keyword arguments a JSON object holds."""
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"--model-kwargs: not JSON ({error})") from None
+    if not isinstance(found, dict):
+        raise InputError('--model-kwargs: expected a JSON object such as {"features": 64}')
+    return found
+
+
+def _numbers(text: str, parts: list[str]) -> list[float]:
+    try:
+        return [float(part) for part in parts]
+    except ValueError:
+        raise InputError(f"--domain {text}: a bound is not a number; expected {DOMAIN_FORMS}") from None

@@ -1,0 +1,1 @@
+"""Certified bounds on the difference of target and ticket."""

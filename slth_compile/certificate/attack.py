@@ -1,0 +1,184 @@
+"""How large the difference is seen to be: a lower bound to print next to the certificate, found by projected gradient."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from slth_compile.domain import Balls, Domain, Points
+from slth_compile.graph.evaluate import LayerWeights, evaluate
+from slth_compile.graph.graph import Graph
+
+MAX_OUTPUTS = 64
+"""Most output elements attacked one by one; of more, those with the largest difference at the starts."""
+
+_ROWS = 1024
+
+Weights = Mapping[int, LayerWeights]
+Clips = tuple[Mapping[int, bool], ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Attack:
+    """The largest `|g - f|` seen: a lower bound of the true maximum up to the rounding of float64 evaluation.
+
+    Attributes:
+        value: That difference.
+        x: The input it was seen at, float64, of the input's shape.
+        output: Where: the output leaf, then the index of the element.
+        steps: Gradient steps from every start; 0 for named points.
+        restarts: Starts in every region; 0 for named points.
+        inputs: How many inputs were evaluated on the way.
+        attacked: How many output elements were maximised one by one.
+        outputs: How many there are; attacks leave out the smallest beyond `MAX_OUTPUTS`.
+    """
+
+    value: float
+    x: np.ndarray
+    output: tuple[int, ...]
+    steps: int
+    restarts: int
+    inputs: int
+    attacked: int
+    outputs: int
+
+
+def attack(
+    graph: Graph,
+    target_weights: Weights,
+    ticket_weights: Weights,
+    domain: Domain,
+    *,
+    steps: int = 50,
+    restarts: int = 4,
+    seed: int = 0,
+    samples: int = 8,
+) -> Attack:
+    """The largest difference of two networks of one graph that sign gradient steps find in a domain.
+
+    Every output element is maximised and minimised from every start, `x <- clip(x + r_k (upper - lower) sign(gradient))`,
+    with step sizes `r_k` that fall linearly from 1/4 to 0. Named points are all evaluated instead.
+
+    Args:
+        graph: The network's graph, folded.
+        target_weights: Weights of `f`, by node position.
+        ticket_weights: Weights of `g`, by node position.
+        domain: Where to look.
+        steps: Gradient steps from every start.
+        restarts: Starts in every region; the first is its centre.
+        seed: Of the other starts.
+        samples: Balls to attack, spread over the domain's.
+    """
+    clips = tuple({i: w.clip for i, w in weights.items()} for weights in (target_weights, ticket_weights))
+    lower, upper = domain.regions()
+    with jax.enable_x64(True):
+        weights = tuple(
+            {i: w._replace(clip=None) for i, w in weights.items()} for weights in (target_weights, ticket_weights)
+        )
+        weights = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), weights)
+        difference = jax.jit(functools.partial(_difference, graph, clips))
+        if isinstance(domain, Points):
+            return _best(graph, difference, weights, lower, steps=0, restarts=0, inputs=len(lower), attacked=None)
+        if isinstance(domain, Balls):
+            chosen = np.unique(np.linspace(0, len(lower) - 1, samples).round().astype(int))
+            lower, upper = lower[chosen], upper[chosen]
+        share = np.random.default_rng(seed).uniform(size=(restarts, *lower.shape))
+        share[0] = 0.5
+        starts = np.clip(lower + share * (upper - lower), lower, upper).reshape(-1, *lower.shape[1:])
+        lows, highs = (np.tile(v, (restarts, *(1,) * (v.ndim - 1))) for v in (lower, upper))
+        seen = np.abs(np.concatenate([np.asarray(difference(weights, rows)) for rows in _chunks(starts)]))
+        picks = np.sort(np.argsort(seen.max(axis=0))[::-1][:MAX_OUTPUTS])
+        climb = jax.jit(functools.partial(_climb, graph, clips, steps))
+        ends = [starts]
+        for pick in picks:
+            for sign in (1.0, -1.0):
+                ends += [np.asarray(climb(weights, *v, pick, sign)) for v in zip(*map(_chunks, (starts, lows, highs)))]
+        inputs = len(starts) * (1 + 2 * len(picks) * (steps + 1))
+        found = np.concatenate(ends)
+        return _best(
+            graph, difference, weights, found, steps=steps, restarts=restarts, inputs=inputs, attacked=len(picks)
+        )
+
+
+def _chunks(rows: np.ndarray) -> list[np.ndarray]:
+    return [rows[i : i + _ROWS] for i in range(0, len(rows), _ROWS)]
+
+
+def _difference(graph: Graph, clips: Clips, weights: tuple[Weights, ...], x: jax.Array) -> jax.Array:
+    """`g - f`, all leaves joined: shape `(batch, elements)`; `clips` holds the one field of weights that is no array."""
+    target, ticket = (
+        evaluate(graph, x, {i: w._replace(clip=clip[i]) for i, w in arrays.items()})
+        for clip, arrays in zip(clips, weights, strict=True)
+    )
+    return jnp.concatenate([(g - f).reshape(len(x), -1) for f, g in zip(target, ticket, strict=True)], axis=1)
+
+
+def _climb(
+    graph: Graph,
+    clips: Clips,
+    steps: int,
+    weights: tuple[Weights, ...],
+    start: jax.Array,
+    lower: jax.Array,
+    upper: jax.Array,
+    pick: jax.Array,
+    sign: jax.Array,
+) -> jax.Array:
+    """The best input met on the way from every start."""
+
+    def objective(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        values = sign * _difference(graph, clips, weights, x)[:, pick]
+        return values.sum(), values
+
+    def step(carry: tuple[jax.Array, jax.Array, jax.Array], size: jax.Array):  # noqa: ANN202
+        x, best, at_best = carry
+        (_, values), gradient = jax.value_and_grad(objective, has_aux=True)(x)
+        better = values > best
+        at_best = jnp.where(better.reshape(-1, *(1,) * (x.ndim - 1)), x, at_best)
+        moved = jnp.clip(x + size * (upper - lower) * jnp.sign(gradient), lower, upper)
+        return (moved, jnp.maximum(values, best), at_best), None
+
+    sizes = jnp.linspace(0.25, 0.0, steps + 1)
+    first = (start, jnp.full(start.shape[:1], -jnp.inf), start)
+    return lax.scan(step, first, sizes)[0][2]
+
+
+def _best(
+    graph: Graph,
+    difference: Callable[..., jax.Array],
+    weights: tuple[Weights, ...],
+    x: np.ndarray,
+    *,
+    steps: int,
+    restarts: int,
+    inputs: int,
+    attacked: int | None,
+) -> Attack:
+    """The row of `x`, and the output element, with the largest difference."""
+    best, where, at = -1.0, 0, x[0]
+    for rows in _chunks(x):
+        seen = np.nan_to_num(np.abs(np.asarray(difference(weights, rows))), nan=0.0)
+        row, element = np.unravel_index(np.argmax(seen), seen.shape)
+        if seen[row, element] > best:
+            best, where, at = float(seen[row, element]), int(element), rows[row]
+    sizes = [math.prod(graph.shapes[i]) for i in graph.outputs]
+    leaf = int(np.searchsorted(np.cumsum(sizes), where, side="right"))
+    index = np.unravel_index(where - sum(sizes[:leaf]), graph.shapes[graph.outputs[leaf]])
+    count = sum(sizes)
+    return Attack(
+        value=best,
+        x=np.array(at),
+        output=(leaf, *map(int, index)),
+        steps=steps,
+        restarts=restarts,
+        inputs=inputs,
+        attacked=count if attacked is None else attacked,
+        outputs=count,
+    )

@@ -1,0 +1,98 @@
+"""The statement a ticket carries about one domain, and the numbers it publishes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from slth_compile.certificate.difference import Difference, LayerErrors, bound_difference
+from slth_compile.certificate.rounding import down, published_down, published_up, up
+from slth_compile.domain import Domain
+from slth_compile.graph.graph import Graph
+
+# The checker recomputes interval bounds with its own order of summation, 1e-12 apart or so.
+_INTERVAL_MARGIN = 2.0**-32
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Certificate:
+    """`sup over x in the domain of |f(x)_i - g(x)_i| <= per_output_i <= bound`, in real arithmetic, for the exact weights.
+
+    Attributes:
+        domain: Place of the domain in the ticket's list.
+        kind: `"box"`, `"points"` or `"balls"`.
+        method: `"points"` for an enclosed maximum over named points, `"interval"` for the interval engine.
+        bound: The largest entry of `per_output`.
+        lower: The maximum over points is at least this; 0.0 for other kinds.
+        per_output: Bounds of every output element, one float64 array a leaf.
+    """
+
+    domain: int
+    kind: str
+    method: str
+    bound: float
+    lower: float
+    per_output: tuple[np.ndarray, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The certificate's entry in `certificate.json`."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return fields | {"per_output": [leaf.reshape(-1).tolist() for leaf in self.per_output]}
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any], graph: Graph) -> Certificate:
+        """The certificate that an entry of `certificate.json` describes.
+
+        Args:
+            entry: As `to_json` made it.
+            graph: The target, for the shapes of its output leaves.
+
+        Raises:
+            KeyError, TypeError, ValueError: The entry is not one of `to_json`.
+        """
+        leaves = zip(entry["per_output"], graph.outputs, strict=True)
+        per_output = tuple(np.asarray(leaf, np.float64).reshape(graph.shapes[i]) for leaf, i in leaves)
+        return cls(*(entry[name] for name in ("domain", "kind", "method", "bound", "lower")), per_output)
+
+
+def certify_domain(graph: Graph, errors: Mapping[int, LayerErrors], domain: Domain, index: int) -> Certificate:
+    """The certificate of a ticket for one domain.
+
+    Args:
+        graph: The folded target.
+        errors: The ticket's errors of every weighted layer, by node position.
+        domain: The inputs.
+        index: The domain's place in the ticket's list.
+    """
+    return certificate_of(bound_difference(graph, errors, *domain.regions()), domain.kind, index)
+
+
+def certificate_of(differences: Sequence[Difference], kind: str, index: int) -> Certificate:
+    """What is published of enclosures over the regions of a domain.
+
+    Points add the width of their enclosures, which is rounding only, to the bound and take it off the lower end; regions
+    add a relative margin of 2^-32. So a checker that rounds elsewhere confirms the numbers. All are rounded outward to ten
+    significant digits.
+
+    Args:
+        differences: One a leaf.
+        kind: The kind of domain.
+        index: The domain's place in the ticket's list.
+    """
+    points = kind == "points"
+    per_output, lowest = [], 0.0
+    for leaf in differences:
+        upper = np.maximum(np.abs(leaf.lower), np.abs(leaf.upper))
+        width = up(leaf.upper - leaf.lower) if points else up(upper * _INTERVAL_MARGIN)
+        highest = up(upper + width).max(axis=0)
+        highest = np.where(np.isnan(highest), np.inf, highest)
+        per_output.append(np.vectorize(published_up, otypes=[np.float64])(highest))
+        if points:
+            nearest = np.maximum(np.maximum(leaf.lower, -leaf.upper), 0.0)
+            lowest = max(lowest, float(np.nan_to_num(down(nearest - width), nan=0.0).max()))
+    bound = max(float(leaf.max()) for leaf in per_output)
+    method = "points" if points else "interval"
+    return Certificate(index, kind, method, bound, published_down(lowest), tuple(per_output))

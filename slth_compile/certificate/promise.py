@@ -1,0 +1,203 @@
+"""`B(eta)` at points: what the plan may promise there, far below the interval engine's answer in deep networks.
+
+At a point the target's activations y are numbers. Write the difference of every node as a linear map of the differences
+before it and a residual:
+
+    layer      d' = W d + r,             |r| <= eta * sum of |z| over the window + eta_b,  |z| <= |x| + D
+    relu       d' = [y > 0] d + r,       0 <= r <= max(0, D - |y|)
+    max-pool   d' = d[argmax x] + r,     0 <= r <= max(0, max over others of (x + D) - (x - D)[argmax])
+
+with D an interval bound on |d|. Then `|d_out| <= sum over nodes |A| |r|` with A the output's derivative by the
+residual, one backward pass an output: errors of all layers meet with their signs, as in the backward engines of the verifiers
+(Zhang et al., CROWN, NeurIPS 2018).
+
+Every residual grows at least as fast as the tolerances, and A does not depend on them, so
+
+    B(s * eta) <= s * B(eta)   for 0 <= s <= 1.
+
+Computed in float32 without outward rounding, with a slack for activations near zero: the plan keeps a margin of 1e-3,
+and what is certified about the ticket that was drawn is computed, and checked, apart from it.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from slth_compile.certificate.difference import window_of
+from slth_compile.certificate.enclosure import slices
+from slth_compile.graph import nodes as n
+from slth_compile.graph.evaluate import apply_node, linear, target_weights
+from slth_compile.graph.graph import Graph, Structure
+
+LARGEST_OUTPUT = 64
+"""With more output elements than this the interval bound D serves."""
+
+_CHUNK_BYTES = 2**27
+# Stands in for the rounding of activations, relative to the largest of their node.
+_SLACK = 2.0**-19
+
+
+def promise_at_points(graph: Graph, tolerances: Mapping[int, tuple[float, float]], x: np.ndarray) -> np.ndarray:
+    """Largest difference of any output at every point, for all errors within the tolerances.
+
+    Args:
+        graph: The folded target.
+        tolerances: `(kernel, bias)` by node position.
+        x: Points, `(samples, *input_shape)`.
+
+    Returns:
+        `B(eta)` of every point, `(samples,)`.
+    """
+    outputs = sum(math.prod(graph.shapes[i]) for i in graph.outputs)
+    largest = max(math.prod(shape) for shape in graph.shapes)
+    size = max(1, min(len(x), _CHUNK_BYTES // (8 * largest * min(outputs, LARGEST_OUTPUT))))
+    bounds = []
+    weights = {
+        i: (_single(w.positive), None if w.bias is None else _single(w.bias)) for i, w in target_weights(graph).items()
+    }
+    eta = {i: (jnp.float32(kernel), jnp.float32(bias)) for i, (kernel, bias) in tolerances.items()}
+    program = _program(Structure(graph))
+    for start in range(0, len(x), size):
+        rows = np.minimum(np.arange(start, start + size), len(x) - 1)
+        bounds.append(np.asarray(program(weights, eta, _single(x[rows])), np.float64))
+    return np.concatenate(bounds)[: len(x)]
+
+
+@functools.lru_cache(maxsize=32)
+def _program(structure: Structure):
+    return jax.jit(functools.partial(_promise, structure.graph))
+
+
+def _promise(graph: Graph, weights: Any, eta: Any, x: jax.Array) -> jax.Array:
+    values, residuals, interval = _forward(graph, weights, eta, x)
+    reach = jnp.max(jnp.stack([_largest(interval[i]) for i in graph.outputs]), 0)
+    if sum(math.prod(graph.shapes[i]) for i in graph.outputs) > LARGEST_OUTPUT:
+        return reach
+
+    def outputs(noise: dict[int, jax.Array]) -> jax.Array:
+        found = _linearised(graph, weights, values, noise)
+        return jnp.concatenate([d.reshape(len(x), -1) for d in found], 1)
+
+    zeros = {i: jnp.zeros_like(r) for i, r in residuals.items()}
+    # Linear in the noise: one transposed pass an output gives its derivatives by every residual.
+    flat, transpose = jax.vjp(outputs, zeros)
+
+    def bound(row: jax.Array) -> jax.Array:
+        (derivatives,) = transpose(jnp.broadcast_to(row, flat.shape))
+        return sum(jnp.sum((jnp.abs(a) * residuals[i]).reshape(len(x), -1), 1) for i, a in derivatives.items())
+
+    rows = lax.map(bound, jnp.eye(flat.shape[1], dtype=x.dtype))
+    factor = max((2.0 if isinstance(graph.nodes[i], n.LogSoftmax) else 1.0) for i in graph.outputs)
+    return jnp.minimum(factor * jnp.max(rows, 0), reach)
+
+
+def _forward(graph: Graph, weights: Any, eta: Any, x: jax.Array) -> tuple[list[jax.Array], dict[int, jax.Array], list]:
+    """Activations, bounds on every residual, and the interval bound D of every node."""
+    values, reach, residuals = [x], [jnp.zeros_like(x)], {}
+    for i, node in enumerate(graph.nodes[1:], 1):
+        operands, ds = [values[j] for j in node.inputs], [reach[j] for j in node.inputs]
+        y, d = operands[0], ds[0]
+        match node:
+            case n.Convolution() | n.Dense():
+                kernel, bias = weights[i]
+                out = linear(node, y, kernel)
+                values.append(out if bias is None else out + bias)
+                residuals[i] = jnp.broadcast_to(_windows(node, jnp.abs(y) + d) * eta[i][0] + eta[i][1], out.shape)
+                reach.append(linear(node, d, jnp.abs(kernel)) + residuals[i])
+                continue
+            case n.Relu() | n.LeakyRelu():
+                slope = node.slope if isinstance(node, n.LeakyRelu) else 0.0
+                near = _SLACK * _largest(jnp.abs(y)).reshape(-1, *(1,) * (y.ndim - 1))
+                residuals[i] = (1 - slope) * jnp.maximum(0, jnp.where(d > 0, d + near, 0) - jnp.abs(y))
+                reach.append(jnp.where(y > 0, d, slope * d + residuals[i]))
+            case n.MaxPool() | n.Maximum():
+                top, low, best = _maxima(node, y, d)
+                residuals[i] = jnp.maximum(0, top - low)
+                reach.append(best)
+            case n.Softmax():
+                reach.append(jnp.broadcast_to(jnp.max(d, node.axis + 1, keepdims=True), d.shape))
+            case n.LogSoftmax():
+                reach.append(jnp.broadcast_to(2 * jnp.max(d, node.axis + 1, keepdims=True), d.shape))
+            case n.Affine():
+                reach.append(d if node.scale is None else d * jnp.abs(jnp.asarray(node.scale, d.dtype)))
+            case _:
+                reach.append(apply_node(node, ds))
+        values.append(apply_node(node, operands))
+    return values, residuals, reach
+
+
+def _linearised(graph: Graph, weights: Any, values: Sequence[jax.Array], noise: Mapping[int, jax.Array]) -> list:
+    """Differences of the outputs for given residuals, linear in them."""
+    found: list[jax.Array] = [jnp.zeros_like(values[0])]
+    for i, node in enumerate(graph.nodes[1:], 1):
+        ds, y = [found[j] for j in node.inputs], values[node.inputs[0]]
+        d = ds[0]
+        match node:
+            case n.Convolution() | n.Dense():
+                d = linear(node, d, weights[i][0])
+            case n.Relu():
+                d = jnp.where(y > 0, d, 0)
+            case n.LeakyRelu():
+                d = jnp.where(y > 0, d, node.slope * d)
+            case n.MaxPool() | n.Maximum():
+                rows, axis = _rows(node, y, -jnp.inf)
+                moved, _ = _rows(node, d)
+                # A product with the winner's indicator: its transpose is a sum, a gather's is a scatter.
+                index = lax.broadcasted_iota(jnp.int32, rows.shape, axis)
+                won = index == jnp.expand_dims(jnp.argmax(rows, axis).astype(jnp.int32), axis)
+                d = jnp.sum(jnp.where(won, moved, 0), axis)
+            case n.Softmax() | n.LogSoftmax():
+                pass
+            case n.Affine():
+                d = d if node.scale is None else d * jnp.asarray(node.scale, d.dtype)
+            case _:
+                d = apply_node(node, ds)
+        found.append(d + noise[i] if i in noise else d)
+    return [found[i] for i in graph.outputs]
+
+
+def _windows(node: n.Weighted, z: jax.Array) -> jax.Array:
+    """Sum of `z` over every window of a layer, each group apart, `(batch, spatial'..., S)` or broadcastable."""
+    if isinstance(node, n.Dense):
+        return jnp.sum(z, -1, keepdims=True)
+    sums = sum(slices(z, window_of(node), first=1))
+    assert not isinstance(sums, int)
+    grouped = sums.reshape(*sums.shape[:-1], node.groups, -1).sum(-1)
+    return jnp.repeat(grouped, node.kernel.shape[-1] // node.groups, -1)
+
+
+def _rows(node: n.MaxPool | n.Maximum, values: jax.Array, fill: float = 0.0) -> tuple[jax.Array, int]:
+    """The elements a maximum is taken over, along one axis."""
+    if isinstance(node, n.MaxPool):
+        return jnp.stack(slices(values, window_of(node), fill, first=1)), 0
+    axes = tuple(a + 1 for a in node.axes)
+    moved = jnp.moveaxis(values, axes, range(-len(axes), 0))
+    return moved.reshape(*moved.shape[: -len(axes)], -1), values.ndim - len(axes)
+
+
+def _maxima(node: n.MaxPool | n.Maximum, y: jax.Array, d: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Largest `x + D` of the others, `x - D` of the winner, and the largest D that can win."""
+    rows, axis = _rows(node, y, -jnp.inf)
+    ds, _ = _rows(node, d)
+    first = jnp.expand_dims(jnp.argmax(rows, axis), axis)
+    low = jnp.squeeze(jnp.take_along_axis(rows - ds, first, axis), axis)
+    index = lax.broadcasted_iota(first.dtype, rows.shape, axis)
+    top = jnp.max(jnp.where(index == first, -jnp.inf, rows + ds), axis)
+    floor = jnp.max(rows - ds, axis, keepdims=True)
+    return top, low, jnp.max(jnp.where(rows + ds >= floor, ds, 0), axis)
+
+
+def _largest(values: jax.Array) -> jax.Array:
+    return jnp.max(values.reshape(len(values), -1), 1)
+
+
+def _single(values: Any) -> jax.Array:
+    return jnp.asarray(np.asarray(values, np.float32))

@@ -1,0 +1,128 @@
+"""What activations and maxima make of a pair: `x` in the target, and the difference `d` between ticket and target."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from slth_compile.certificate.enclosure import Interval, added, nonnegative_part
+from slth_compile.certificate.rounding import down, up, without_subnormals
+
+Rounding = Callable[[jax.Array], jax.Array]
+
+
+def activation_image(y: Interval, slope: float = 0.0) -> Interval:
+    """The image of `a(y) = max(y, slope * y)`, `0 <= slope <= 1`."""
+    if slope == 0.0:
+        return nonnegative_part(y)
+    factor = _exactly(Fraction(slope))
+    low, high = _scaled(y.lower, factor, down), _scaled(y.upper, factor, up)
+    return Interval(jnp.maximum(y.lower, low), jnp.maximum(y.upper, high))
+
+
+def activation_difference(y: Interval, d: Interval, slope: float = 0.0, z: Interval | None = None) -> Interval:
+    """The exact image, rounded outward, of `h(y, d) = a(y + d) - a(y)` for `a(y) = max(y, slope * y)`.
+
+    `h` rises in `d`; `a` is convex, so `h` rises in `y` where `d >= 0` and falls where `d <= 0`. Without `z` the maximum
+    is at `d = du` and `y = yu if du >= 0 else yl`, the minimum at `d = dl` and `y = yl if dl >= 0 else yu`.
+    With `y + d` in `z` known as well, `d` lies in `[zl - yu, zu - yl]` and the extremal `y` moves to the edge of that strip.
+
+    Args:
+        y: The target's pre-activation.
+        d: Ticket minus target, before the activation.
+        slope: Slope below zero, in [0, 1]; the rule holds for convex `a` only.
+        z: The ticket's pre-activation, if bounds better than `y + d` are known.
+    """
+    (yl, yu), (dl, du) = y, d
+    if z is None:
+        highest, lowest = jnp.where(du >= 0, yu, yl), jnp.where(dl >= 0, yl, yu)
+    else:
+        du = jnp.minimum(du, up(z.upper - yl))
+        dl = jnp.maximum(dl, down(z.lower - yu))
+        highest = jnp.where(du >= 0, jnp.minimum(yu, up(z.upper - du)), jnp.maximum(yl, down(z.lower - du)))
+        lowest = jnp.where(dl >= 0, jnp.maximum(yl, down(z.lower - dl)), jnp.minimum(yu, up(z.upper - dl)))
+    return Interval(_rise(lowest, dl, slope, down), _rise(highest, du, slope, up))
+
+
+def maximum_image(x: Sequence[Interval], d: Sequence[Interval] | None) -> tuple[Interval, Interval | None]:
+    """The maximum of the elements of `x`, and the difference of the maxima of `x + d` and `x`.
+
+    Where the ticket's maximum sits, its element is at least every lower bound, and the difference is at most that
+    element's own: `upper = max {du_i : zu_i >= max_j zl_j}`, with `z = x + d`. Where the target's maximum sits it is at
+    least that element's own: `lower = min {dl_j : xu_j >= max_i xl_i}`. The difference of the two maxima's own bounds is
+    a bound as well, and the better one where regions are points: there the maxima may sit in different places.
+
+    Args:
+        x: Elements of the target, of one shape; `-inf` marks an element that is not there.
+        d: Ticket minus target, or None where they agree.
+    """
+    image = Interval(_highest([v.lower for v in x]), _highest([v.upper for v in x]))
+    if d is None:
+        return image, None
+    z = [added(v, w) for v, w in zip(x, d, strict=True)]
+    ticket = Interval(_highest([v.lower for v in z]), _highest([v.upper for v in z]))
+    wins = [jnp.where(v.upper >= ticket.lower, w.upper, -jnp.inf) for v, w in zip(z, d, strict=True)]
+    holds = [jnp.where(v.upper >= image.lower, w.lower, jnp.inf) for v, w in zip(x, d, strict=True)]
+    lower, upper = down(ticket.lower - image.upper), up(ticket.upper - image.lower)
+    return image, Interval(jnp.maximum(lower, -_highest([-v for v in holds])), jnp.minimum(upper, _highest(wins)))
+
+
+def softmax_image(x: Interval, d: Interval | None, axis: int) -> tuple[Interval, Interval | None]:
+    """`softmax(x)` in [0, 1], and its difference: `|d softmax_i| <= tanh(D / 2) <= min(1, D / 2)`.
+
+    Softmax does not see a shift along `axis`, so `D = max |d - t|` for the best `t`, which is half the spread of `d`.
+    """
+    image = Interval(jnp.zeros_like(x.lower), jnp.ones_like(x.upper))
+    if d is None:
+        return image, None
+    spread = up(jnp.max(d.upper, axis, keepdims=True) - jnp.min(d.lower, axis, keepdims=True))
+    reach = jnp.broadcast_to(jnp.minimum(1.0, up(0.25 * spread)), x.lower.shape)
+    return image, Interval(-reach, reach)
+
+
+def log_softmax_image(x: Interval, d: Interval | None, axis: int) -> tuple[Interval, Interval | None]:
+    """`x_i - log sum exp x`, and its difference: `d_i - [min_j d_j, max_j d_j]`.
+
+    The logarithm of the sum lies between `max x` and `max x + log n`, and moves by a weighted mean of the `d_j`.
+    """
+    terms = math.log(x.lower.shape[axis]) * (1 + 2.0**-40)
+    peak_low, peak_high = (jnp.max(v, axis, keepdims=True) for v in x)
+    image = Interval(down(down(x.lower - peak_high) - terms), jnp.minimum(0.0, up(x.upper - peak_low)))
+    if d is None:
+        return image, None
+    low, high = jnp.min(d.lower, axis, keepdims=True), jnp.max(d.upper, axis, keepdims=True)
+    return image, Interval(down(d.lower - high), up(d.upper - low))
+
+
+def _highest(values: Sequence[jax.Array]) -> jax.Array:
+    return functools.reduce(jnp.maximum, values)
+
+
+def _rise(y: jax.Array, d: jax.Array, slope: float, rounded: Rounding) -> jax.Array:
+    """`a(y + d) - a(y)` rounded outward, without cancellation: `slope * d + (1 - slope) * (relu(y + d) - relu(y))`."""
+    relu = jnp.where(y >= 0, jnp.maximum(d, -y), jnp.maximum(0.0, rounded(y + d)))
+    if slope == 0.0:
+        return relu
+    steep = _scaled(relu, _exactly(1 - Fraction(slope)), rounded)
+    return rounded(_scaled(d, _exactly(Fraction(slope)), rounded) + steep)
+
+
+def _exactly(number: Fraction) -> tuple[float, float]:
+    """Two floats around a rational number, equal where it is a float, neither subnormal."""
+    near = float(number)
+    low = near if Fraction(near) <= number else math.nextafter(near, -math.inf)
+    high = near if Fraction(near) >= number else math.nextafter(near, math.inf)
+    bounds = without_subnormals(np.asarray(low), np.asarray(high))
+    return float(bounds[0]), float(bounds[1])
+
+
+def _scaled(value: jax.Array, factor: tuple[float, float], rounded: Rounding) -> jax.Array:
+    """The lower or upper end, as `rounded` says, of `factor * value`."""
+    pick = jnp.maximum if rounded is up else jnp.minimum
+    return rounded(pick(factor[0] * value, factor[1] * value))

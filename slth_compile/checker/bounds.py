@@ -1,0 +1,110 @@
+"""How far the ticket's outputs can be from the target's over a domain.
+
+For every region and node the walk carries enclosures of the target's activation x and of the difference d = z - x, z
+being the ticket's activation. A weighted layer computes
+
+    z_out - x_out = W d + E_p max(z, 0) + E_n min(z, 0) + e_b,
+
+where `W + E_p` and `W + E_n` are the ticket's exact weights for positive and negative input (E_n falls away in a
+one-signed layer, whose input is never negative). All bounds hold in real arithmetic.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from slth_compile.checker.arithmetic import Interval
+from slth_compile.checker.domain import Domain
+from slth_compile.checker.fold import Folded
+from slth_compile.checker.graph import Graph
+from slth_compile.checker.matrices import PairLayer
+from slth_compile.checker.operations import State, unweighted
+from slth_compile.checker.weighted import weighted
+from slth_compile.errors import VerificationError
+
+MAX_LIVE = 1 << 25
+"""Most elements of one sample that are needed at one time."""
+
+_BATCH = 1 << 19  # elements of activations at a time
+
+
+def output_bounds(folded: Folded, layers: Mapping[int, PairLayer], domain: Domain) -> list[np.ndarray]:
+    """For each output leaf and element, a number that `|f(x) - g(x)|` exceeds nowhere on the domain.
+
+    Args:
+        folded: The folded target.
+        layers: Its layers in both networks, by position in the folded graph.
+        domain: The inputs.
+
+    Returns:
+        One float64 array an output leaf, of the leaf's shape.
+
+    Raises:
+        VerificationError: A sample needs more memory than the checker allows, or a bound is not finite.
+    """
+    last = _last_reads(folded.graph)
+    largest = max(math.prod(node.shape) for node in folded.graph.nodes)
+    step = max(1, _BATCH // largest)
+    bounds = [np.zeros(folded.graph.nodes[i].shape) for i in folded.graph.outputs]
+
+    def batch(start: int) -> list[np.ndarray | None]:
+        with np.errstate(all="ignore"):
+            lower, upper = domain.regions(start, min(domain.samples, start + step))
+            states = _walk(folded.graph, layers, State(Interval(lower, upper), None), last)
+        differences = [states[i].d for i in folded.graph.outputs]
+        return [None if d is None else np.maximum(-d.lower, d.upper).max(axis=0) for d in differences]
+
+    # Large samples one by one: memory first. Order does not matter, the maximum is exact.
+    workers = min(4, os.cpu_count() or 1) if largest <= _BATCH else 1
+    with ThreadPoolExecutor(workers) as pool:
+        for found in pool.map(batch, range(0, domain.samples, step)):
+            for bound, own in zip(bounds, found, strict=True):
+                if own is not None:
+                    np.maximum(bound, own, out=bound)
+    return bounds
+
+
+def _last_reads(graph: Graph) -> list[int]:
+    """The last node that reads each node (outputs are kept to the end); the memory this needs is bounded."""
+    last = list(range(len(graph.nodes)))
+    for position, node in enumerate(graph.nodes):
+        for i in node.inputs:
+            last[i] = position
+    for i in graph.outputs:
+        last[i] = len(graph.nodes)
+    ends: dict[int, int] = {}
+    live = 0
+    for position, node in enumerate(graph.nodes):
+        size = math.prod(node.shape)
+        live += size
+        ends[last[position]] = ends.get(last[position], 0) + size
+        if live > MAX_LIVE:
+            raise VerificationError("target", f"a sample needs {live} activations at a time, more than {MAX_LIVE}")
+        live -= ends.pop(position, 0)
+    return last
+
+
+def _walk(graph: Graph, layers: Mapping[int, PairLayer], entry: State, last: list[int]) -> dict[int, State]:
+    """States of the outputs."""
+    states: dict[int, State] = {}
+    for position, node in enumerate(graph.nodes):
+        operands = [states[i] for i in node.inputs]
+        if position == 0:
+            state = entry
+        elif position in layers:
+            state = weighted(layers[position], *operands[0])
+        else:
+            state = unweighted(node, operands)
+        for interval in state:
+            if interval is not None and not all(np.isfinite(array).all() for array in interval):
+                raise VerificationError("bound", f"the enclosure of node {position} ('{node.op}') is not finite")
+        states[position] = state
+        for i in {position, *node.inputs}:
+            if last[i] <= position:
+                del states[i]
+    return states

@@ -1,0 +1,98 @@
+"""Claimed bounds beside the checker's own."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from slth_compile.checker.bounds import output_bounds
+from slth_compile.checker.domain import Domain
+from slth_compile.checker.fold import Folded
+from slth_compile.checker.matrices import PairLayer
+from slth_compile.checker.schema import integer, real, record, sequence, strict_json
+from slth_compile.checker.verdict import CheckedCertificate
+from slth_compile.errors import VerificationError
+
+_METHODS = {"box": "interval", "balls": "interval", "points": "points"}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Claim:
+    """One entry of `certificate.json`: `|f(x) - g(x)|` is nowhere above `per_output`, and reaches `lower`."""
+
+    kind: str
+    method: str
+    bound: float
+    lower: float
+    per_output: tuple[np.ndarray, ...]
+
+
+def parse_claims(raw: bytes, domains: tuple[Domain, ...], sizes: list[int], eps: float) -> tuple[Claim, ...]:
+    """The claims, one a domain.
+
+    Args:
+        raw: Contents of `certificate.json`.
+        domains: The declared domains.
+        sizes: Elements of each output leaf.
+        eps: What every bound must not exceed.
+
+    Raises:
+        VerificationError: A value is missing, unknown or of the wrong type, the figures contradict each other, or a
+            bound exceeds eps.
+    """
+    entries = sequence(strict_json(raw, "certificate.json"), "certificate.json", len(domains))
+    return tuple(_claim(entry, i, domains[i], sizes, eps) for i, entry in enumerate(entries))
+
+
+def check_claim(
+    claim: Claim, position: int, folded: Folded, layers: Mapping[int, PairLayer], domain: Domain, *, quick: bool
+) -> CheckedCertificate:
+    """The claim, found true by a bound of the checker's own.
+
+    Raises:
+        VerificationError: The checker's bound of some output exceeds the claimed one, or (points) the claimed lower end
+            of the maximum exceeds the checker's bound.
+    """
+    if quick:
+        return CheckedCertificate(kind=claim.kind, method=claim.method, claimed=claim.bound, recomputed=None)
+    own = output_bounds(folded, layers, domain)
+    for leaf, (found, claimed) in enumerate(zip(own, claim.per_output, strict=True)):
+        found = found.reshape(-1)
+        if not (found <= claimed).all():
+            worst = int(np.argmax(found - claimed))
+            raise VerificationError(
+                "bound",
+                f"domain {position}, output {leaf}, element {worst}: the difference is bounded by {found[worst]!r}, "
+                f"the certificate claims {claimed[worst]!r}",
+            )
+    recomputed = max(float(found.max()) for found in own)
+    if not claim.lower <= recomputed:
+        raise VerificationError("bound", f"domain {position}: the claimed lower end {claim.lower} exceeds {recomputed}")
+    return CheckedCertificate(kind=claim.kind, method=claim.method, claimed=claim.bound, recomputed=recomputed)
+
+
+def _claim(entry: Any, position: int, domain: Domain, sizes: list[int], eps: float) -> Claim:
+    what = f"certificate {position}"
+    entry = record(entry, ("domain", "kind", "method", "bound", "lower", "per_output"), what)
+    integer(entry["domain"], f"the domain of {what}", position, position)
+    if (entry["kind"], entry["method"]) != (domain.kind, _METHODS[domain.kind]):
+        expected = f"'{domain.kind}' by '{_METHODS[domain.kind]}'"
+        raise VerificationError("bound", f"{what} is of another kind or method than {expected}")
+    bound, lower = (real(entry[key], f"'{key}' of {what}", "bound") for key in ("bound", "lower"))
+    leaves = sequence(entry["per_output"], f"'per_output' of {what}", len(sizes))
+    figures = tuple(_figures(leaf, size, what) for leaf, size in zip(leaves, sizes, strict=True))
+    largest = max(float(leaf.max()) for leaf in figures)
+    if bound != largest or min(float(leaf.min()) for leaf in figures) < 0:
+        raise VerificationError("bound", f"{what} claims {bound}, the largest of its outputs' bounds is {largest}")
+    if not 0 <= lower <= bound or (domain.kind != "points" and lower != 0):
+        raise VerificationError("bound", f"{what} has the lower end {lower}, which does not fit its bound {bound}")
+    if bound > eps:
+        raise VerificationError("eps", f"{what} claims {bound}, more than eps {eps}")
+    return Claim(domain.kind, _METHODS[domain.kind], bound, lower, figures)
+
+
+def _figures(leaf: Any, size: int, what: str) -> np.ndarray:
+    return np.array([real(v, f"a figure of {what}", "bound") for v in sequence(leaf, f"an output of {what}", size)])

@@ -1,0 +1,107 @@
+"""A layer's masks and seed turned into its exact weight errors."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from slth_compile.checker.arithmetic import Interval
+from slth_compile.checker.decode import decode_mask
+from slth_compile.checker.fold import Layer
+from slth_compile.checker.manifest import Gadget, LayerPlan
+from slth_compile.checker.matrices import PairLayer, enclose, spread_scale
+from slth_compile.checker.rational import Triple
+from slth_compile.checker.safetensors import Tensor
+from slth_compile.checker.threefry import BIAS_U, BIAS_V, KERNEL_U, KERNEL_V, tensor_key
+from slth_compile.checker.weights import Keys, effective_integers, weight_error
+from slth_compile.errors import VerificationError
+
+Masks = Mapping[str, Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """Weights of the folded target, candidates kept, random parameters of first and second layers."""
+
+    weights: int
+    kept: int
+    u: int
+    v: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """One sign of a layer's kernel, or its bias."""
+
+    name: str
+    gadget: Gadget
+    keys: Keys
+    sign: int
+    groups: int
+
+
+def expected_masks(plans: tuple[LayerPlan, ...]) -> set[str]:
+    """Names of the tensors that `masks.safetensors` must hold."""
+    parts = [
+        f"{i}.{part}"
+        for i, plan in enumerate(plans)
+        for part, there in (("positive", True), ("negative", plan.signed), ("bias", plan.bias is not None))
+        if there
+    ]
+    return {f"{part}.{kind}" for part in parts for kind in ("windows", "subsets")}
+
+
+def pair_layer(index: int, layer: Layer, plan: LayerPlan, seed: int, masks: Masks) -> tuple[PairLayer, Counts]:
+    """The layer that masks and seed amount to, every weight found within its tolerance.
+
+    Args:
+        index: The layer's number.
+        layer: The folded target's layer.
+        plan: Its gadgets.
+        seed: The source's seed.
+        masks: Contents of `masks.safetensors`.
+
+    Raises:
+        VerificationError: A mask is malformed or names candidates that do not exist, or a tolerance is missed.
+    """
+    kernel, scale = layer.canonical(layer.kernel), spread_scale(layer)
+    keys = (tensor_key(seed, index, KERNEL_U), tensor_key(seed, index, KERNEL_V))
+    part = _Part(f"{index}.positive", plan.kernel, keys, 1, layer.groups)
+    positive, kept = _errors(part, kernel, scale, masks)
+    negative = bias_error = None
+    if plan.signed:
+        part = dataclasses.replace(part, name=f"{index}.negative", sign=-1)
+        negative, more = _errors(part, kernel, scale, masks)
+        kept += more
+    width, channels = plan.kernel.width, kernel.shape[1]
+    counts = [kernel.size, kept, width * channels * channels // layer.groups, width * kernel.size]
+    if layer.bias is not None and plan.bias is not None:
+        keys = (tensor_key(seed, index, BIAS_U), tensor_key(seed, index, BIAS_V))
+        shape = (1, 1, len(layer.bias.high))
+        # The bias is a triple itself: ones, scaled by it.
+        triple = Triple(*(field.reshape(shape) for field in layer.bias))
+        error, more = _errors(_Part(f"{index}.bias", plan.bias, keys, 1, 1), np.ones(shape), triple, masks)
+        bias_error = Interval(error.lower.reshape(-1), error.upper.reshape(-1))
+        own = (shape[2], more, plan.bias.width, plan.bias.width * shape[2])
+        counts = [a + b for a, b in zip(counts, own, strict=True)]
+    return enclose(layer, positive, negative, bias_error), Counts(*counts)
+
+
+def _errors(part: _Part, kernel: np.ndarray, scale: Triple | None, masks: Masks) -> tuple[Interval, int]:
+    """Errors of all weights, of the kernel's canonical shape, and the number of candidates kept."""
+    gadget, name = part.gadget, part.name
+    mask = decode_mask(masks[f"{name}.windows"], masks[f"{name}.subsets"], kernel.size, gadget.window, name)
+    integers = effective_integers(
+        part.keys, kernel.shape, gadget.width, gadget.window, mask, sign=part.sign, groups=part.groups, what=name
+    )
+    error = weight_error(integers, gadget.gain - 46, kernel, scale)
+    largest = np.maximum(-error.lower, error.upper)
+    if not np.isfinite(largest).all():
+        raise VerificationError("weights", f"{name}: a weight is beyond the range of float64")
+    worst = float(largest.max())
+    if worst > gadget.tolerance:
+        expected = f"its tolerance is {gadget.tolerance:.6g}"
+        raise VerificationError("tolerance", f"{name}: a weight is off by {worst:.6g}, {expected}")
+    return error, int(np.bitwise_count(mask.subsets).sum())

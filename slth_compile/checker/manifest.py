@@ -1,0 +1,148 @@
+"""The manifest as typed records."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from slth_compile.checker.files import COVERED
+from slth_compile.checker.schema import flag, hexadecimal, integer, real, record, sequence, strict_json, text
+from slth_compile.checker.threefry import GENERATOR
+from slth_compile.errors import VerificationError
+
+_KEYS = (
+    "format version generator seed eps delta graph output_names target_digest layers domains files".split()  # noqa: SIM905
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Gadget:
+    """The two random layers behind one kernel or bias.
+
+    Attributes:
+        width: Copies per input channel, below 2^15.
+        gain: Second-layer entries are in units of 2^(gain - 23).
+        window: Candidates solved together, 1 to 32.
+        tolerance: Claimed bound of every weight's error.
+        failure: Planned bound on the probability over seeds that a weight is missed.
+    """
+
+    width: int
+    gain: int
+    window: int
+    tolerance: float
+    failure: float
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerPlan:
+    """A layer's gadgets; `bias` is None where the layer has none."""
+
+    signed: bool
+    kernel: Gadget
+    bias: Gadget | None
+
+
+@dataclasses.dataclass(frozen=True)
+class DomainEntry:
+    """What the manifest says of one domain."""
+
+    kind: str
+    digest: str
+    stored: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """The manifest; `graph` is plain JSON still."""
+
+    seed: int
+    eps: float
+    delta: float
+    graph: Any
+    output_names: tuple[str, ...]
+    target_digest: str
+    layers: tuple[LayerPlan, ...]
+    domains: tuple[DomainEntry, ...]
+    files: dict[str, str]
+
+
+def parse_manifest(raw: bytes) -> Manifest:
+    """The manifest in `raw`.
+
+    Raises:
+        VerificationError: It is of another version, or a value is missing, unknown, of the wrong type or out of range.
+    """
+    plain = strict_json(raw, "the manifest")
+    if not isinstance(plain, dict) or plain.get("format") != "slth-ticket":
+        raise VerificationError("format", "the manifest's 'format' is not 'slth-ticket'")
+    version = plain.get("version")
+    if type(version) is not int or version != 1:
+        raise VerificationError("version", f"the format's version is {ascii(version)[:40]}, this checker knows 1")
+    if plain.get("generator") != GENERATOR:
+        found = ascii(plain.get("generator"))[:60]
+        raise VerificationError("version", f"the generator is {found}, this checker knows '{GENERATOR}'")
+    plain = record(plain, _KEYS, "the manifest")
+    layers = sequence(plain["layers"], "'layers'")
+    domains = sequence(plain["domains"], "'domains'")
+    names = tuple(text(v, "an output's name") for v in sequence(plain["output_names"], "'output_names'"))
+    files = record(plain["files"], COVERED, "'files'")
+    manifest = Manifest(
+        seed=integer(plain["seed"], "the seed", 0, (1 << 64) - 1, "source"),
+        eps=real(plain["eps"], "eps", "eps"),
+        delta=real(plain["delta"], "delta", "delta"),
+        graph=plain["graph"],
+        output_names=names,
+        target_digest=hexadecimal(plain["target_digest"], "'target_digest'"),
+        layers=tuple(_layer(entry, f"layer {i}") for i, entry in enumerate(layers)),
+        domains=tuple(_domain(entry, f"domain {i}") for i, entry in enumerate(domains)),
+        files={name: hexadecimal(value, f"the digest of '{name}'") for name, value in files.items()},
+    )
+    _check_chances(manifest)
+    return manifest
+
+
+def _layer(entry: Any, what: str) -> LayerPlan:
+    entry = record(entry, ("signed", "kernel", "bias"), what)
+    bias = None if entry["bias"] is None else _gadget(entry["bias"], f"the bias of {what}")
+    return LayerPlan(
+        flag(entry["signed"], f"'signed' of {what}"), _gadget(entry["kernel"], f"the kernel of {what}"), bias
+    )
+
+
+def _gadget(entry: Any, what: str) -> Gadget:
+    entry = record(entry, ("width", "gain", "window", "tolerance", "failure"), what)
+    width = integer(entry["width"], f"the width of {what}", 1, (1 << 15) - 1, "source")
+    gain = integer(entry["gain"], f"the gain of {what}", -512, 512, "source")
+    window = integer(entry["window"], f"the window of {what}", 1, 32, "source")
+    tolerance = real(entry["tolerance"], f"the tolerance of {what}", "tolerance")
+    failure = real(entry["failure"], f"the failure figure of {what}", "delta")
+    if tolerance < 0:
+        raise VerificationError("tolerance", f"the tolerance of {what} is {tolerance}, expected none below 0")
+    if not 0 <= failure <= 1:
+        raise VerificationError("delta", f"the failure figure of {what} is {failure}, expected a probability")
+    return Gadget(width, gain, window, tolerance, failure)
+
+
+def _domain(entry: Any, what: str) -> DomainEntry:
+    entry = record(entry, ("kind", "digest", "stored"), what)
+    kind = text(entry["kind"], f"the kind of {what}")
+    if kind not in ("box", "balls", "points"):
+        raise VerificationError("format", f"{what} is of the kind {kind[:40]!a}, expected box, balls or points")
+    return DomainEntry(
+        kind, hexadecimal(entry["digest"], f"the digest of {what}"), flag(entry["stored"], f"'stored' of {what}")
+    )
+
+
+def _check_chances(manifest: Manifest) -> None:
+    if not manifest.eps > 0:
+        raise VerificationError("eps", f"eps is {manifest.eps}, expected more than 0")
+    if not 0 < manifest.delta < 1:
+        raise VerificationError("delta", f"delta is {manifest.delta}, expected a number between 0 and 1")
+    gadgets = [g for layer in manifest.layers for g in (layer.kernel, layer.bias) if g is not None]
+    total = math.fsum(gadget.failure for gadget in gadgets)
+    if total > manifest.delta * (1 + 1e-9):
+        raise VerificationError(
+            "delta", f"the layers' failure figures add up to {total}, more than delta {manifest.delta}"
+        )

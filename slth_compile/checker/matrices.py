@@ -1,0 +1,98 @@
+"""A weighted layer of target and ticket as enclosed matrices."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from slth_compile.checker.arithmetic import Interval, gamma, to_centre, up
+from slth_compile.checker.fold import Layer
+from slth_compile.checker.rational import Triple
+from slth_compile.checker.weights import folded_weight
+
+EXTRA_ROUNDINGS = 8
+"""Roundings of a product beyond its own terms: additions of other products and of the bias."""
+
+Ball = tuple[np.ndarray, np.ndarray]
+"""Centre and radius, of one shape."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Matrix:
+    """Real matrices `centre +- radius`, one a group, ready for enclosing products; shapes `(groups, K, S/groups)`.
+
+    Attributes:
+        centre: The centre.
+        noise: At least `radius + gamma |centre|`: multiplies the centre of what it is applied to.
+        magnitude: At least `radius + |centre|`: multiplies its radius.
+    """
+
+    centre: np.ndarray
+    noise: np.ndarray
+    magnitude: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PairLayer:
+    """The layer in both networks, `f: W x + b` and `g: (W + E_p) max(z, 0) + (W + E_n) min(z, 0) + b + e_b`.
+
+    Attributes:
+        layer: Geometry and position.
+        target: W.
+        error_positive: E_p.
+        error_negative: E_n; None in a one-signed layer, whose input is never negative.
+        bias: b, of shape `(S,)`; None where there is none.
+        bias_error: e_b, likewise.
+    """
+
+    layer: Layer
+    target: Matrix
+    error_positive: Matrix
+    error_negative: Matrix | None
+    bias: Ball | None
+    bias_error: Ball | None
+
+
+def enclose(layer: Layer, positive: Interval, negative: Interval | None, bias_error: Interval | None) -> PairLayer:
+    """The layer with these weight errors.
+
+    Args:
+        layer: The folded target's layer.
+        positive: E_p, canonical shape `(P, C, S/groups)`.
+        negative: E_n, likewise; None in a one-signed layer.
+        bias_error: e_b, shape `(S,)`; None where the layer has no bias.
+    """
+    target = folded_weight(layer.canonical(layer.kernel), spread_scale(layer))
+    errors = [None if error is None else _matrix(*to_centre(error), layer.groups) for error in (positive, negative)]
+    bias = None if layer.bias is None else (layer.bias.high, up(np.abs(layer.bias.low) + layer.bias.radius))
+    assert errors[0] is not None
+    return PairLayer(
+        layer=layer,
+        target=_matrix(*target, layer.groups),
+        error_positive=errors[0],
+        error_negative=errors[1],
+        bias=bias,
+        bias_error=None if bias_error is None else to_centre(bias_error),
+    )
+
+
+def spread_scale(layer: Layer) -> Triple | None:
+    """The layer's scale for every entry of the canonical kernel; None where nothing was folded."""
+    if layer.scale is None:
+        return None
+    return Triple(*(layer.canonical(np.broadcast_to(part, layer.kernel.shape)) for part in layer.scale))
+
+
+def _matrix(centre: np.ndarray, radius: np.ndarray | None, groups: int) -> Matrix:
+    taps, channels, outputs = centre.shape
+
+    def grouped(array: np.ndarray) -> np.ndarray:
+        split = array.reshape(taps, groups, channels // groups, outputs).transpose(1, 0, 2, 3)
+        return np.ascontiguousarray(split.reshape(groups, -1, outputs))
+
+    magnitude = np.abs(centre)
+    noise = gamma(taps * channels // groups + EXTRA_ROUNDINGS) * magnitude
+    if radius is not None:
+        noise, magnitude = noise + radius, up(magnitude + radius)
+    return Matrix(grouped(centre), grouped(up(noise)), grouped(magnitude))

@@ -1,0 +1,102 @@
+"""Images of a pair (x, d) under every operation without weights."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from slth_compile.checker import activations, pooling
+from slth_compile.checker.arithmetic import Interval, down, up
+from slth_compile.checker.graph import Node
+from slth_compile.errors import VerificationError
+
+
+class State(NamedTuple):
+    """Enclosures of x and of d, each of shape `(n, *shape)`; d is None where both networks agree."""
+
+    x: Interval
+    d: Interval | None
+
+
+def shifted(x: Interval, d: Interval) -> Interval:
+    """`x + d`, rounded outward."""
+    return Interval(down(x.lower + d.lower), up(x.upper + d.upper))
+
+
+def unweighted(node: Node, operands: list[State]) -> State:
+    """The state of a node, from those of its operands."""
+    x, d = operands[0]
+    match node.op:
+        case "relu" | "leaky_relu":
+            slope = node.fields.get("slope", 0.0)
+            change = None if d is None else activations.leaky_relu_difference(x, d, slope)
+            return State(activations.leaky_relu(x, slope), change)
+        case "max_pool":
+            change = None if d is None else pooling.max_pool_difference(x, shifted(x, d), d, node.fields)
+            return State(pooling.max_pool(x, node.fields), change)
+        case "maximum":
+            axes = _batched(node.fields["axes"])
+            change = None if d is None else activations.largest_difference(x.lower, x.upper, shifted(x, d), d, axes)
+            return State(Interval(x.lower.max(axis=axes), x.upper.max(axis=axes)), change)
+        case "softmax" | "log_softmax":
+            axis = node.fields["axis"] + 1
+            image = activations.softmax_difference if node.op == "softmax" else activations.log_softmax_difference
+            return State(x, None if d is None else image(d, axis))  # nothing reads x here
+        case "add":
+            (x, d), (x2, d2) = operands
+            return State(shifted(x, x2), d2 if d is None else d if d2 is None else shifted(d, d2))
+        case "concatenate":
+            axis = node.fields["axis"] + 1
+            return State(_join([s.x for s in operands], axis), _join_differences(operands, axis))
+        case _:
+            return State(_linear(node, x, True), None if d is None else _linear(node, d, False))
+
+
+def _linear(node: Node, x: Interval, shift: bool) -> Interval:
+    """Operations that act on x and d alike, but for an affine's shift."""
+    fields = node.fields
+    match node.op:
+        case "average_pool":
+            return pooling.average_pool(x, fields)
+        case "mean":
+            axes = _batched(fields["axes"])
+            count = math.prod(x.lower.shape[axis] for axis in axes)
+            return pooling.mean_of_sums(x, lambda array: array.sum(axis=axes), float(count), count)
+        case "affine":
+            return _affine(x, node.arrays.get("scale"), node.arrays.get("shift") if shift else None)
+        case "slice":
+            ends = zip(fields["start"], fields["limit"], fields["stride"], strict=True)
+            where = (slice(None), *(slice(*end) for end in ends))
+            return Interval(*(array[where] for array in x))
+        case "pad":
+            return Interval(*(np.pad(array, ((0, 0), *fields["padding"])) for array in x))
+        case "reshape":
+            return Interval(*(array.reshape(len(array), *fields["shape"]) for array in x))
+        case "transpose":
+            order = (0, *_batched(fields["permutation"]))
+            return Interval(*(array.transpose(order) for array in x))
+    raise VerificationError("target", f"no enclosure is known for the operation '{node.op}'")
+
+
+def _affine(x: Interval, scale: np.ndarray | None, shift: np.ndarray | None) -> Interval:
+    if scale is not None:
+        ends = x.lower * scale, x.upper * scale
+        x = Interval(down(np.minimum(*ends)), up(np.maximum(*ends)))
+    return x if shift is None else Interval(down(x.lower + shift), up(x.upper + shift))
+
+
+def _batched(axes: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(axis + 1 for axis in axes)
+
+
+def _join(parts: list[Interval], axis: int) -> Interval:
+    return Interval(*(np.concatenate(arrays, axis=axis) for arrays in zip(*parts, strict=True)))
+
+
+def _join_differences(operands: list[State], axis: int) -> Interval | None:
+    if all(state.d is None for state in operands):
+        return None
+    zeros = [Interval(np.zeros_like(s.x.lower), np.zeros_like(s.x.lower)) for s in operands]
+    return _join([zero if s.d is None else s.d for s, zero in zip(operands, zeros, strict=True)], axis)

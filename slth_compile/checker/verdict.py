@@ -1,0 +1,75 @@
+"""What a successful verification says."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckedCertificate:
+    """One domain's claim beside the checker's own figure.
+
+    Attributes:
+        kind: `"box"`, `"balls"` or `"points"`.
+        method: `"interval"` or `"points"`.
+        claimed: The bound in `certificate.json`, output units.
+        recomputed: The checker's own bound, `<= claimed`; None where `quick` left it out.
+    """
+
+    kind: str
+    method: str
+    claimed: float
+    recomputed: float | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Everything that was found true of one ticket directory.
+
+    Attributes:
+        ticket_id: SHA-256 of the manifest.
+        target_digest: SHA-256 of the unfolded target network.
+        seed: Seed of the random source, unsigned 64 bit.
+        eps: Largest error allowed, output units.
+        delta: Probability over seeds, stated before the source was drawn, of missing a planned tolerance.
+        checks: `(name, one line of detail)` of every check passed, in order.
+        certificates: One entry a domain, in order.
+        weights: Weights and biases of the folded target.
+        kept: Candidates that the masks keep.
+        parameters_u: Random parameters of the first layers of all gadgets.
+        parameters_v: Random parameters of the second layers of all gadgets.
+        quick: True where the bounds were not recomputed.
+    """
+
+    ticket_id: str
+    target_digest: str
+    seed: int
+    eps: float
+    delta: float
+    checks: tuple[tuple[str, str], ...]
+    certificates: tuple[CheckedCertificate, ...]
+    weights: int
+    kept: int
+    parameters_u: int
+    parameters_v: int
+    quick: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """The verdict as plain JSON values."""
+        return {"verified": True, **dataclasses.asdict(self)}
+
+    def to_text(self) -> str:
+        """The verdict as a few lines of plain text."""
+        lines = [f"ticket {self.ticket_id}", f"target {self.target_digest}"]
+        lines.append(f"seed {self.seed}, eps {self.eps!r}, delta {self.delta!r}")
+        lines.append(
+            f"{self.weights} weights, {self.kept} candidates kept, "
+            f"{self.parameters_u + self.parameters_v} random parameters ({self.parameters_u} U, {self.parameters_v} V)"
+        )
+        lines += [f"  {name:<10} {detail}" for name, detail in self.checks]
+        for entry in self.certificates:
+            own = "not recomputed (quick)" if entry.recomputed is None else f"recomputed {entry.recomputed:.10g}"
+            lines.append(f"{entry.kind}: |f - g| <= {entry.claimed!r} ({entry.method}), {own}")
+        lines.append("digests and weights verified, bounds NOT recomputed" if self.quick else "verified")
+        return "\n".join(lines)

@@ -1,0 +1,339 @@
+"""The stages in order: model -> graph -> plan -> masks -> ticket -> certificates -> files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pathlib
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from slth_compile import checker, measure
+from slth_compile.certificate.attack import attack as run_attack
+from slth_compile.certificate.certificate import Certificate, certify_domain
+from slth_compile.certificate.weight_errors import weight_errors
+from slth_compile.compiled import Compiled, load_compiled
+from slth_compile.constructions.da_cunha import families
+from slth_compile.domain import Box, Domain
+from slth_compile.errors import InputError, UnreachableError
+from slth_compile.frontends.flax import import_model
+from slth_compile.graph.check import check
+from slth_compile.graph.evaluate import target_weights
+from slth_compile.graph.fold import fold
+from slth_compile.graph.graph import Graph, target_digest
+from slth_compile.graph.nodes import Weighted
+from slth_compile.plan.plan import Plan
+from slth_compile.plan.plan import plan as plan_layout
+from slth_compile.progress import Progress, silent
+from slth_compile.report.summary import AttackRow, Measured
+from slth_compile.subset_sum.windows import Miss, solve_family
+from slth_compile.summarise import platform_text
+from slth_compile.ticket.apply import effective_layers
+from slth_compile.ticket.format import VERSION, domain_digest
+from slth_compile.ticket.masks import SubsetMask
+from slth_compile.ticket.materialise import network
+from slth_compile.ticket.ticket import Ticket
+from slth_compile.ticket.workspace import Workspace
+
+Domains = Domain | Sequence[Domain]
+Labelled = tuple[np.ndarray, np.ndarray]
+ATTACK_STEPS, ATTACK_RESTARTS = 100, 4
+
+
+def compile(
+    target_model: Any,
+    eps: float | str,
+    delta: float = 1e-3,
+    *,
+    domain: Domains | None = None,
+    seed: int = 0,
+    input_shape: tuple[int, ...] | None = None,
+    batch_axis: int | None = 0,
+    evaluate: Labelled | None = None,
+    literal: bool = False,
+    attack: bool = True,
+    out: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    force: bool = False,
+    progress: Progress = silent,
+) -> Compiled:
+    """A pruned random network within `eps` of a trained one, certified.
+
+        sup over x in domain of max_i |target(x)_i - ticket(x)_i| <= certificate.bound <= eps
+
+    Args:
+        target_model: A bound linen module, an `nnx.Module`, any JAX callable, or a `Graph`.
+        eps: Allowed difference of any output, in output units; `"1e-4rel"` is relative to the largest |output| over the
+            domain's points (or sampled inputs of a box).
+        delta: Allowed probability, over seeds, that some weight misses its planned tolerance.
+        domain: Where the statement holds, one or several; the box [0, 1] where the input shape is known otherwise.
+        seed: Seed of the source, 0 <= seed < 2^64. Only this one is ever tried.
+        input_shape: Per-sample input shape, where neither model nor domain tells it.
+        batch_axis: Axis of the batch in the model's input; None for a model of single samples.
+        evaluate: Labelled data `(x, y)` for accuracies.
+        literal: Whether the literal pruned network is evaluated on it too; it costs `width` times the target.
+        attack: Whether each bound is set beside what a projected-gradient attack finds.
+        out: Where to save; finished layers are kept beside it while compiling.
+        resume: Whether an interrupted run is continued.
+        force: Whether an existing `out` is replaced.
+        progress: Called as the stages advance.
+
+    Returns:
+        The ticket with its certificates; every certificate's bound is at most eps.
+
+    Raises:
+        UnreachableError: eps or delta is out of reach, or this seed missed a planned tolerance (an event of
+            probability at most delta).
+        InputError: An argument, weight or path that cannot be used.
+        UnsupportedModelError: The model has parts that cannot be compiled; all of them are named.
+    """
+    workspace = None if out is None else Workspace(pathlib.Path(out))
+    if workspace is not None:
+        workspace.refuse_occupied(resume=resume, force=force)
+    _refuse_seed(seed)
+    clock = _Clock()
+    with clock("plan"):
+        graph, folded, domains, bound = _prepare(target_model, eps, delta, domain, input_shape, batch_axis)
+        progress("plan", 0, 1)
+        planned = plan_layout(folded, bound, delta, domains)
+        progress("plan", 1, 1)
+    try:
+        with clock("solve"):
+            if workspace is not None:
+                workspace.begin(_key(graph, planned, seed, domains), resume=resume)
+            ticket = _solve(folded, planned, seed, workspace, progress)
+        with clock("certify"):
+            layers = effective_layers(folded, ticket)
+            errors = weight_errors(folded, ticket, layers)
+            certificates = tuple(_certify(folded, errors, domains, progress))
+            _refuse_above(certificates, bound)
+        found = Compiled(graph, folded, planned, ticket, layers, domains, certificates, _nothing_measured(domains))
+        measured = _measure(found, evaluate, literal, attack, clock, progress)
+        found = Compiled(graph, folded, planned, ticket, layers, domains, certificates, measured)
+        if workspace is not None:
+            workspace.finish(found.files())
+    except OSError as error:
+        if workspace is not None:
+            workspace.discard()
+        raise InputError(f"{out}: cannot be written ({error.strerror or error}); nothing was left behind") from error
+    except UnreachableError:
+        if workspace is not None:
+            workspace.discard()
+        raise
+    return found
+
+
+def plan(
+    target_model: Any,
+    eps: float | str,
+    delta: float = 1e-3,
+    *,
+    domain: Domains | None = None,
+    input_shape: tuple[int, ...] | None = None,
+    batch_axis: int | None = 0,
+) -> Plan:
+    """What `compile` would draw and what it would cost; nothing is drawn. Arguments as for `compile`."""
+    _, folded, domains, bound = _prepare(target_model, eps, delta, domain, input_shape, batch_axis)
+    return plan_layout(folded, bound, delta, domains)
+
+
+def load(directory: str | os.PathLike[str]) -> Compiled:
+    """The compiled target in a ticket directory; see `Compiled.save`. Its truth is `verify`'s business."""
+    return load_compiled(directory)
+
+
+def verify(directory: str | os.PathLike[str], **options: Any) -> checker.Verdict:
+    """The independent checker's verdict on a ticket directory.
+
+    Args:
+        directory: What `save` or the command line wrote.
+        options: `expected_id`, `domain_data`, `quick`; see `checker.verify`.
+
+    Raises:
+        VerificationError: Something is damaged, missing, unknown or false; names the check.
+    """
+    return checker.verify(directory, **options)
+
+
+def _prepare(
+    target_model: Any,
+    eps: float | str,
+    delta: float,
+    domain: Domains | None,
+    input_shape: tuple[int, ...] | None,
+    batch_axis: int | None,
+) -> tuple[Graph, Graph, tuple[Domain, ...], float]:
+    """The target as a checked graph, folded; its domains with shapes; eps in output units."""
+    value, relative = _parse_eps(eps)
+    if not 0 < delta < 1:
+        raise InputError(f"delta is {delta}; expected a probability between 0 and 1")
+    domains = _as_tuple(domain)
+    graph = check(import_model(target_model, input_shape or _shape_of(domains), batch_axis=batch_axis))
+    folded = fold(graph)
+    domains = tuple(d.with_shape(graph.input_shape) for d in domains or (Box(0.0, 1.0),))
+    if relative:
+        value *= min(measure.largest_output(folded, d, 10_000) for d in domains)
+        if not value > 0:
+            raise InputError("eps is relative, but the target's output is zero on the domain; give it in output units")
+    return graph, folded, domains, value
+
+
+def _solve(graph: Graph, planned: Plan, seed: int, workspace: Workspace | None, progress: Progress) -> Ticket:
+    """The masks of every layer, finished parts taken from and kept in the workspace."""
+    total = sum(layer.problems for layer in planned.layers)
+    done, masks, misses = 0, [], []
+
+    def advance(solved: int) -> None:
+        nonlocal done
+        done += solved
+        progress("solve", done, total)
+
+    for index, position in enumerate(graph.layers):
+        node = graph.nodes[position]
+        assert isinstance(node, Weighted)
+        parts: dict[str, SubsetMask] = {}
+        for family in families(seed, index, node, planned.layout.layers[index]):
+            mask = None if workspace is None else workspace.layer(index, family.part)
+            if mask is None:
+                solution = solve_family(family, advance)
+                mask = solution.mask
+                misses.extend(solution.misses)
+                if workspace is not None and not solution.misses:
+                    workspace.keep(index, family.part, mask)
+            else:
+                advance(family.weights.size)
+            parts[family.part] = mask
+        masks.append(parts)
+    _refuse_misses(planned, misses)
+    return Ticket(planned.layout, seed, tuple(masks))
+
+
+def _certify(graph: Graph, errors: Any, domains: Sequence[Domain], progress: Progress) -> Iterator[Certificate]:
+    for index, domain in enumerate(domains):
+        progress("certify", index, len(domains))
+        yield certify_domain(graph, errors, domain, index)
+    progress("certify", len(domains), len(domains))
+
+
+def _measure(
+    found: Compiled, data: Labelled | None, literal: bool, attack: bool, clock: _Clock, progress: Progress
+) -> Measured:
+    """Attacks and accuracies: what is seen, beside what is proved."""
+    attacks: list[AttackRow | None] = [None] * len(found.domains)
+    domains = [domain for domain in found.domains if domain is not None]
+    with clock("attack"):
+        for index, domain in enumerate(domains if attack else ()):
+            progress("attack", index, len(domains))
+            seen = run_attack(
+                found.folded,
+                target_weights(found.folded),
+                found.weights,
+                domain,
+                steps=ATTACK_STEPS,
+                restarts=ATTACK_RESTARTS,
+            )
+            attacks[index] = AttackRow(value=seen.value, steps=seen.steps, restarts=seen.restarts, inputs=seen.inputs)
+            progress("attack", index + 1, len(domains))
+    evaluation = None
+    if data is not None:
+        with clock("evaluate"):
+            network_ = network(found.folded, found.ticket) if literal else None
+            evaluation = measure.quality(found.folded, data, found, network_)
+    return Measured(
+        seconds=clock.seconds,
+        attacks=tuple(attacks),
+        largest_outputs=tuple(measure.largest_output(found.folded, domain) for domain in domains),
+        evaluation=evaluation,
+        platform=platform_text(),
+    )
+
+
+class _Clock:
+    """Wall seconds by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = round(time.perf_counter() - start, 3)
+
+
+def _nothing_measured(domains: Sequence[Domain]) -> Measured:
+    none = (None,) * len(domains)
+    return Measured(seconds={}, attacks=none, largest_outputs=(0.0,) * len(domains), evaluation=None, platform="")
+
+
+def _key(graph: Graph, planned: Plan, seed: int, domains: Sequence[Domain]) -> str:
+    parts = [VERSION, target_digest(graph), asdict(planned.layout), seed, [domain_digest(d) for d in domains]]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _parse_eps(eps: float | str) -> tuple[float, bool]:
+    relative = isinstance(eps, str) and eps.endswith("rel")
+    try:
+        value = float(eps[:-3] if relative and isinstance(eps, str) else eps)
+    except ValueError:
+        raise InputError(f"eps is '{eps}'; expected a number such as 1e-2, or 1e-4rel") from None
+    if not 0 < value < np.inf:
+        raise InputError(f"eps is {eps}; expected a positive number")
+    return value, relative
+
+
+def _refuse_seed(seed: int) -> None:
+    if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**64:
+        raise InputError(f"seed is {seed}; expected an integer from 0 to 2^64 - 1")
+
+
+def _as_tuple(domain: Domains | None) -> tuple[Domain, ...]:
+    if domain is None:
+        return ()
+    domains = tuple(domain) if isinstance(domain, Sequence) else (domain,)
+    if not domains:
+        raise InputError("domain: an empty list; give at least one, or leave it out for the box [0, 1]")
+    return domains
+
+
+def _shape_of(domains: Sequence[Domain]) -> tuple[int, ...] | None:
+    for domain in domains:
+        if isinstance(domain, Box):
+            bounds = [np.shape(domain.lower), np.shape(domain.upper)]
+            shape = domain.shape or next((s for s in bounds if s), None)
+        else:
+            shape = domain.x.shape[1:]
+        if shape is not None:
+            return shape
+    return None
+
+
+def _refuse_above(certificates: Sequence[Certificate], eps: float) -> None:
+    for certificate in certificates:
+        if not certificate.bound <= eps:
+            raise UnreachableError(
+                f"domain {certificate.domain}: certified {certificate.bound:.4e}, above eps = {eps:.4e}, although "
+                "every tolerance is met; ask for a larger eps"
+            )
+
+
+def _refuse_misses(planned: Plan, misses: Sequence[Miss]) -> None:
+    if not misses:
+        return
+    worst = max(misses, key=lambda miss: miss.error / miss.tolerance)
+    name = planned.layers[worst.layer].name
+    raise UnreachableError(
+        f"this seed missed {len(misses)} weight(s), an event of planned probability {planned.layout.failure:.1e}; "
+        f"worst: layer '{name}' ({worst.part}), tap {worst.position[0]}, input channel {worst.position[1]}, "
+        f"output channel {worst.position[2]}: weight {worst.weight:.6g}, error {worst.error:.2e}, tolerance {worst.tolerance:.2e}. "
+        "Try another seed, or a smaller delta"
+    )
+
+
+__all__ = ["Compiled", "compile", "load", "plan", "verify"]

@@ -1,0 +1,1 @@
+"""How a weighted layer of the target becomes random layers."""

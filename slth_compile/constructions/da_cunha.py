@@ -1,0 +1,114 @@
+"""How one weighted layer becomes two random ones (da Cunha, Natale & Viennot, ICLR 2022).
+
+    hidden = relu(U x),   U (N, C, C/groups): copy (j, t) keeps the single entry of its own channel t
+    output = V hidden,    V (N, taps, C, S/groups), entries 2^g * Uniform[-1, 1)
+    K+-[p, t, s] = 2^g * sum of V[j, p, t, s] * U[j, t] over the kept copies j with U[j, t] > 0 (< 0)
+
+    layer(x) = K+ max(x, 0) + K- min(x, 0)   for every real x
+
+so every weight is a random subset-sum problem with candidates `2^g V U`, and in a signed layer a second one with the
+other sign of `U`. The bias is the same gadget on the constant 1, `v . relu(u)`, outside the theorem. Dense layers and
+1x1 convolutions are the construction of Pensia et al., NeurIPS 2020.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from slth_compile.graph.nodes import Weighted
+from slth_compile.source.layout import Gadget, LayerLayout
+from slth_compile.source.network import bias_entries, kernel_shape, own_entries, to_canonical, usable_copies
+from slth_compile.source.threefry import TENSOR_BIAS_V, TENSOR_V, Key, tensor_key
+
+POSITIVE, NEGATIVE, BIAS = "positive", "negative", "bias"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Family:
+    """The subset-sum problems of one part of a layer: one for every weight, all with one gain and one set of copies.
+
+    Attributes:
+        layer: Index of the layer.
+        part: `"positive"`, `"negative"` (input sign) or `"bias"`.
+        gadget: Width, gain, window, tolerance.
+        weights: Targets, float64, canonical shape `(taps, C, S/groups)`; `(1, 1, S)` for a bias.
+        error: Relative (kernel) or absolute (bias, broadcastable) error of `weights` after folding.
+        copies: Usable copies of every channel, ascending, int64 `(width, C)`, valid up to `counts`.
+        counts: Number of usable copies of every channel, int64 `(C,)`.
+        own: Entries of `U` in the order of `copies`, int64 `(width, C)`, units of 2^-23.
+        key: Key of the tensor `V` (`v` for a bias).
+    """
+
+    layer: int
+    part: str
+    gadget: Gadget
+    weights: np.ndarray
+    error: np.ndarray
+    copies: np.ndarray
+    counts: np.ndarray
+    own: np.ndarray
+    key: Key
+
+    @property
+    def windows(self) -> np.ndarray:
+        """Number of disjoint windows every channel offers, `(C,)`."""
+        return self.counts // self.gadget.window
+
+    def channel(self, flat: np.ndarray) -> np.ndarray:
+        """Input channel of the weights at canonical flat positions `flat`."""
+        return flat // self.weights.shape[2] % self.weights.shape[1]
+
+    def candidates(self, flat: np.ndarray, windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where the candidates of some weights are.
+
+        Args:
+            flat: Canonical flat positions of the weights, `(batch,)`.
+            windows: The window of each, `(batch,)`; it must exist.
+
+        Returns:
+            Flat positions in `V`, uint64 `(m, batch)`, and entries of `U`, int64 `(m, batch)`.
+        """
+        rank = windows * self.gadget.window + np.arange(self.gadget.window)[:, None]
+        channel = self.channel(flat)
+        addresses = self.copies[rank, channel] * self.weights.size + flat
+        return addresses.astype(np.uint64), self.own[rank, channel]
+
+
+def families(seed: int, layer: int, node: Weighted, layout: LayerLayout) -> tuple[Family, ...]:
+    """The problems of one layer: its kernel, once for each input sign it must serve, and its bias.
+
+    Args:
+        seed: The source's seed.
+        layer: Index of the layer.
+        node: The folded layer.
+        layout: Its plan.
+
+    Returns:
+        One family for `"positive"`, one for `"negative"` where signed, one for `"bias"` where there is a bias.
+    """
+    shape = kernel_shape(node)
+    own = own_entries(seed, layer, shape, layout.kernel.width)
+    weights = to_canonical(node, node.kernel)
+    error = node.kernel_error * np.abs(weights)
+    with jax.enable_x64(True):
+        key, bias_key = tensor_key(seed, layer, TENSOR_V), tensor_key(seed, layer, TENSOR_BIAS_V)
+    found = [_family(layer, POSITIVE, layout.kernel, weights, error, own, +1, key)]
+    if layout.signed:
+        found.append(_family(layer, NEGATIVE, layout.kernel, weights, error, own, -1, key))
+    if layout.bias is not None:
+        assert node.bias is not None
+        bias = node.bias.reshape(1, 1, -1)
+        error = np.zeros_like(bias) if node.bias_error is None else node.bias_error.reshape(1, 1, -1)
+        own = bias_entries(seed, layer, layout.bias.width)
+        found.append(_family(layer, BIAS, layout.bias, bias, error, own, +1, bias_key))
+    return tuple(found)
+
+
+def _family(
+    layer: int, part: str, gadget: Gadget, weights: np.ndarray, error: np.ndarray, own: np.ndarray, sign: int, key: Key
+) -> Family:
+    copies, counts = usable_copies(own, sign)
+    return Family(layer, part, gadget, weights, error, copies, counts, np.take_along_axis(own, copies, 0), key)

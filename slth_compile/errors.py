@@ -1,0 +1,42 @@
+"""What can go wrong, as one exception per exit code of the command line."""
+
+from __future__ import annotations
+
+
+class SlthError(Exception):
+    """Base of every error this package raises on purpose; `exit_code` is what the command line returns."""
+
+    exit_code = 70
+
+
+class UnreachableError(SlthError):
+    """The requested `eps` or `delta` cannot be reached, or a drawn source missed its planned tolerance."""
+
+    exit_code = 1
+
+
+class InputError(SlthError):
+    """An argument, file or array that cannot be used as given."""
+
+    exit_code = 2
+
+
+class VerificationError(SlthError):
+    """Something inside a ticket directory is damaged, missing, unknown or false.
+
+    Args:
+        check: Short name of the check that failed, such as `"digest"` or `"bound"`.
+        message: One sentence: what was found, what was expected.
+    """
+
+    exit_code = 3
+
+    def __init__(self, check: str, message: str) -> None:
+        super().__init__(f"{check}: {message}")
+        self.check = check
+
+
+class UnsupportedModelError(SlthError):
+    """A model that has no graph here: operations, modes or shapes outside what is compiled."""
+
+    exit_code = 4

@@ -1,0 +1,72 @@
+"""Flax modules and plain callables as graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from flax import linen, nnx
+
+from slth_compile.errors import InputError
+from slth_compile.frontends.jaxpr import trace
+from slth_compile.graph.graph import Graph
+
+
+def import_model(model: Any, input_shape: Sequence[int] | None = None, *, batch_axis: int | None = 0) -> Graph:
+    """The graph of a model, in inference.
+
+    Args:
+        model: An `nnx.Module`, a bound linen module (`module.bind(variables)`), any JAX callable of one array, whose
+            closed-over arrays are its parameters, or a `Graph`, which is returned as it is.
+        input_shape: Shape of one sample; needed for everything but a `Graph`.
+        batch_axis: 0 where the model takes a leading batch axis, None where it takes none.
+
+    Raises:
+        InputError: No input shape, an unbound linen module, something that is no model.
+        UnsupportedModelError: The model has no graph here; the message lists why.
+    """
+    if isinstance(model, Graph):
+        if input_shape is not None and tuple(input_shape) != model.input_shape:
+            raise InputError(f"input_shape={tuple(input_shape)}: the graph's input has shape {model.input_shape}")
+        return model
+    if not callable(model):
+        raise InputError(
+            f"the model is a {type(model).__name__}; "
+            "expected an nnx.Module, a bound linen module, a JAX callable or a Graph"
+        )
+    if isinstance(model, linen.Module) and model.scope is None:
+        raise InputError("the linen module has no variables: pass module.bind(variables)")
+    if input_shape is None:
+        raise InputError(
+            "the model's input shape is unknown: pass input_shape=(height, width, channels), "
+            "or a domain with a shape such as Box(0.0, 1.0, shape=(height, width, channels))"
+        )
+    if isinstance(model, linen.Module):
+        return _trace_linen(model, input_shape, batch_axis)
+    if isinstance(model, nnx.Module):
+        return _trace_nnx(model, input_shape, batch_axis)
+    return trace(lambda _, x: model(x), (), input_shape, batch_axis=batch_axis)
+
+
+def _trace_linen(model: linen.Module, input_shape: Sequence[int], batch_axis: int | None) -> Graph:
+    scope = model.scope
+    assert scope is not None
+    module, variables = model.unbind()
+    # the modes it was bound with are kept: train mode must be seen, not undone
+    mutable = scope.root.mutable
+    rngs: Any = {name: getattr(rng, "as_jax_rng", lambda rng=rng: rng)() for name, rng in scope.rngs.items()}
+
+    def apply(variables: Any, x: Any) -> Any:
+        found = module.apply(variables, x, mutable=mutable, rngs=rngs or None)
+        return found[0] if mutable is not False else found
+
+    return trace(apply, variables, input_shape, batch_axis=batch_axis)
+
+
+def _trace_nnx(model: nnx.Module, input_shape: Sequence[int], batch_axis: int | None) -> Graph:
+    definition, state = nnx.split(model)
+
+    def apply(state: Any, x: Any) -> Any:
+        return nnx.merge(definition, state)(x)
+
+    return trace(apply, state, input_shape, batch_axis=batch_axis)

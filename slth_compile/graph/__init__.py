@@ -1,0 +1,1 @@
+"""The target network: nodes, shapes, checks, folding, evaluation."""

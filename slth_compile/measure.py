@@ -1,0 +1,79 @@
+"""Quality on labelled data, and the sizes of outputs: what is observed, never what is certified."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from slth_compile.domain import Domain
+from slth_compile.errors import InputError
+from slth_compile.graph.evaluate import evaluate, target_weights
+from slth_compile.graph.graph import Graph
+from slth_compile.report.summary import Evaluation
+
+Network = Callable[[np.ndarray], object]
+TOP1, SQUARED = "top-1 accuracy", "mean squared difference"
+
+
+def quality(
+    graph: Graph, data: tuple[np.ndarray, np.ndarray], ticket: Network, literal: Network | None, batch: int = 256
+) -> Evaluation:
+    """How well target and ticket do on labelled data, in float32.
+
+    Args:
+        graph: The folded target.
+        data: Inputs `(samples, *input_shape)` and labels: integers for top-1 of the first output, else outputs.
+        ticket: The effective form.
+        literal: The literal pruned network, None to leave it out.
+        batch: Samples evaluated together.
+
+    Raises:
+        InputError: Shapes that do not fit.
+    """
+    x, y = np.asarray(data[0], np.float32), np.asarray(data[1])
+    if x.shape[1:] != graph.input_shape or len(x) != len(y) or len(x) == 0:
+        raise InputError(
+            f"evaluate: inputs {x.shape} and labels {y.shape}; expected (samples, *{graph.input_shape}) "
+            "and one label a sample"
+        )
+    weights = target_weights(graph)
+    target = jax.jit(lambda batch: evaluate(graph, batch, weights))
+    metric = TOP1 if y.ndim == 1 and y.dtype.kind in "iu" else SQUARED
+    return Evaluation(
+        metric=metric,
+        samples=len(x),
+        target=_score(target, x, y, metric, batch),
+        ticket=_score(ticket, x, y, metric, batch),
+        literal=None if literal is None else _score(literal, x, y, metric, batch),
+    )
+
+
+def largest_output(graph: Graph, domain: Domain, samples: int = 256) -> float:
+    """Largest |output| of the target over the centres of some regions of a domain and the domain's corners."""
+    lower, upper = domain.regions()
+    rows = np.unique(np.linspace(0, len(lower) - 1, min(samples, len(lower))).astype(np.int64))
+    generator = np.random.default_rng(0)
+    weights = target_weights(graph)
+    function = jax.jit(lambda x: evaluate(graph, x, weights))
+    largest = 0.0
+    draws = 1 if np.array_equal(lower, upper) else max(1, samples // len(rows))
+    for draw in range(draws):
+        share = 0.5 if draw == 0 else generator.random((len(rows), *lower.shape[1:]))
+        x = (lower[rows] + share * (upper[rows] - lower[rows])).astype(np.float32)
+        largest = max(largest, *(float(np.max(np.abs(out))) for out in function(x)))
+    return largest
+
+
+def _score(network: Network, x: np.ndarray, y: np.ndarray, metric: str, batch: int) -> float:
+    total = 0.0
+    for start in range(0, len(x), batch):
+        outputs = network(x[start : start + batch])
+        first = np.asarray(outputs[0] if isinstance(outputs, tuple) else outputs, np.float64)
+        labels = y[start : start + batch]
+        if metric == TOP1:
+            total += float(np.sum(first.reshape(len(first), -1).argmax(1) == labels))
+        else:
+            total += float(np.sum(np.mean((first - labels.reshape(first.shape)) ** 2, tuple(range(1, first.ndim)))))
+    return total / len(x)

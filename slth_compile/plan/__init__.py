@@ -1,0 +1,1 @@
+"""What will be drawn, fixed before the first random word."""

@@ -1,0 +1,164 @@
+"""Tolerances: how far each gadget's weights may be off so that the certified bound stays within eps.
+
+The bound is nearly additive, `B(eta) ~ sum_l s_l eta_l`, and a weight met to eta costs log2(1/eta) candidates, so the
+cheapest tolerances with `sum_l s_l eta_l = eps` are (Lagrange) `eta_l = eps * k_l / (s_l * k)`. Windows are finite, so
+below their precision the cost grows as 1/eta and no longer as its logarithm; a quarter of eps is therefore shared
+equally among the L gadgets:
+
+    eta_l = eps / s_l * (3/4 * k_l / k + 1/4 / L)
+
+Sensitivities s_l only shape the allocation. What is promised is checked: one common factor scales all tolerances until
+`B(eta) <= eps` for all errors within them, over every region of every domain.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from slth_compile.certificate.difference import bound_tolerances
+from slth_compile.certificate.promise import promise_at_points
+from slth_compile.domain import Domain, Points
+from slth_compile.errors import UnreachableError
+from slth_compile.graph.graph import Graph
+from slth_compile.graph.nodes import Weighted
+
+SENSED_REGIONS = 8
+SEARCHED_REGIONS = 128
+ROUNDS = 12
+EQUAL_SHARE = 0.25
+MARGIN = 1 - 1e-3
+_PROBE = 1e-7
+
+Tolerances = dict[int, tuple[float, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """The tolerances of every layer, and the bound they promise.
+
+    Attributes:
+        tolerances: By node position, `(kernel, bias)`; the bias entry is 0.0 where the layer has none.
+        bound: `B(eta)`: no errors within the tolerances lead further apart, on any domain.
+    """
+
+    tolerances: Tolerances
+    bound: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Regions:
+    """Some regions of one domain."""
+
+    points: bool
+    lower: np.ndarray
+    upper: np.ndarray
+
+    def picked(self, rows: np.ndarray) -> _Regions:
+        return dataclasses.replace(self, lower=self.lower[rows], upper=self.upper[rows])
+
+    def spread(self, wanted: int) -> _Regions:
+        count = len(self.lower)
+        return self.picked(np.unique(np.linspace(0, count - 1, min(count, wanted)).astype(np.int64)))
+
+
+def allocate(graph: Graph, eps: float, domains: Sequence[Domain], signed: dict[int, bool]) -> Budget:
+    """Tolerances with `B(eta) <= eps` on all domains.
+
+    At points `B` is `certificate.promise`, elsewhere the interval engine that will certify the ticket.
+
+    Args:
+        graph: The folded target.
+        eps: Allowed difference, output units.
+        domains: Where the bound must hold.
+        signed: Which layers are signed, by node position.
+
+    Raises:
+        UnreachableError: No positive tolerances keep the bound within eps.
+    """
+    everywhere = [_Regions(isinstance(domain, Points), *domain.regions()) for domain in domains]
+    shaped = _shaped(graph, eps, [regions.spread(SENSED_REGIONS) for regions in everywhere], signed)
+    goal = eps * MARGIN
+    factor = np.inf
+    for regions in everywhere:
+        factor = _reduced(graph, shaped, factor, goal, signed, regions.spread(SEARCHED_REGIONS))
+    bound = 0.0
+    for regions in everywhere:
+        found = _bounds(graph, _scaled(shaped, factor), signed, regions)
+        worst = float(found.max())
+        if worst > goal and regions.points:
+            # B(s eta) <= s B(eta) at points, and everywhere else B grows with the tolerances: nothing is redone.
+            factor, worst = factor * goal / worst, goal
+        elif worst > goal:
+            factor = _reduced(
+                graph, shaped, factor, goal, signed, regions.picked(np.argsort(-found)[:SEARCHED_REGIONS])
+            )
+            worst = float(_bounds(graph, _scaled(shaped, factor), signed, regions).max())
+        bound = max(bound, worst)
+    if not 0 < bound <= eps:
+        raise UnreachableError(f"plan: the promised bound is {bound:.3e} with eps={eps:g}; ask for a larger eps")
+    return Budget(_scaled(shaped, factor), bound)
+
+
+def _reduced(
+    graph: Graph, shaped: Tolerances, ceiling: float, goal: float, signed: dict[int, bool], regions: _Regions
+) -> float:
+    """About the largest factor, not above the ceiling, that keeps the regions within the goal."""
+    factor = min(1.0, ceiling)
+    for _ in range(ROUNDS):
+        bound = float(_bounds(graph, _scaled(shaped, factor), signed, regions).max())
+        if not np.isfinite(bound):
+            raise UnreachableError("plan: the bound is not finite for any tolerance tried; use a smaller domain")
+        if bound <= goal and (bound >= 0.97 * goal or factor == ceiling):
+            return factor
+        factor = min(factor * goal / max(bound, 1e-300) * (1 if bound <= goal else 1 - 1e-3), ceiling)
+    raise UnreachableError(f"plan: no tolerances found with a bound within {goal:g}; ask for a larger eps")
+
+
+def _shaped(graph: Graph, eps: float, sampled: Sequence[_Regions], signed: dict[int, bool]) -> Tolerances:
+    """The allocation above, from one-at-a-time sensitivities."""
+    zero = dict.fromkeys(graph.layers, (0.0, 0.0))
+    total = sum(_kernel(graph, i).size + _bias(graph, i).size for i in graph.layers)
+    shaped = {}
+    for i in graph.layers:
+        pair = []
+        for which, weights in enumerate((_kernel(graph, i), _bias(graph, i))):
+            largest = float(np.abs(weights).max(initial=0.0))
+            if weights.size == 0 or largest == 0:
+                pair.append(0.0 if weights.size == 0 else eps)
+                continue
+            probe = _PROBE * largest
+            one = zero | {i: (probe, 0.0) if which == 0 else (0.0, probe)}
+            sensitivity = max(float(_bounds(graph, one, signed, regions).max()) for regions in sampled) / probe
+            part = (1 - EQUAL_SHARE) * weights.size / total + EQUAL_SHARE / (2 * len(graph.layers))
+            share = eps * part / sensitivity if sensitivity > 0 else largest
+            pair.append(min(share, largest))
+        shaped[i] = (pair[0], pair[1])
+    return shaped
+
+
+def _bounds(graph: Graph, tolerances: Tolerances, signed: dict[int, bool], regions: _Regions) -> np.ndarray:
+    """`B(eta)` of every region, `(regions,)`."""
+    if regions.points:
+        return promise_at_points(graph, tolerances, regions.lower)
+    leaves = bound_tolerances(graph, tolerances, signed, regions.lower, regions.upper)
+    sizes = [np.maximum(np.abs(leaf.lower), np.abs(leaf.upper)).reshape(len(leaf.lower), -1) for leaf in leaves]
+    return np.concatenate(sizes, 1).max(1)
+
+
+def _scaled(tolerances: dict[int, tuple[float, float]], factor: float) -> dict[int, tuple[float, float]]:
+    return {i: (kernel * factor, bias * factor) for i, (kernel, bias) in tolerances.items()}
+
+
+def _kernel(graph: Graph, position: int) -> np.ndarray:
+    node = graph.nodes[position]
+    assert isinstance(node, Weighted)
+    return node.kernel
+
+
+def _bias(graph: Graph, position: int) -> np.ndarray:
+    node = graph.nodes[position]
+    assert isinstance(node, Weighted)
+    return np.zeros(0) if node.bias is None else node.bias

@@ -1,0 +1,49 @@
+"""The calibration table: upper confidence limits on the probability that one window misses a target."""
+
+from __future__ import annotations
+
+import functools
+import importlib.resources
+import json
+
+import numpy as np
+from scipy import stats
+
+STEPS_PER_OCTAVE = 16
+OCTAVES = 10
+TARGETS = 2.0 ** (-np.arange(STEPS_PER_OCTAVE * OCTAVES + 1) / STEPS_PER_OCTAVE)
+"""Targets of the table's columns, in units of the gain, descending from 1."""
+
+COLUMNS = len(TARGETS) + 1
+"""The targets, and one column for targets near zero."""
+
+HALF_OCTAVES = 92
+"""Tolerances of the table: `2^(-b/2)`, b = 0..92, in units of the gain."""
+
+CONFIDENCE = 1 - 1e-8
+"""Of every single limit; all of the about 3e5 limits of the table hold together with probability > 0.997."""
+
+
+@functools.lru_cache(maxsize=1)
+def miss_probabilities() -> dict[int, np.ndarray]:
+    """Upper limits `q(m, w, tolerance)` for every window m, columns by tolerances.
+
+    From the counts of the table by Clopper & Pearson (1934): with k misses among n samples,
+    `q = Beta^-1(CONFIDENCE; k + 1, n - k)`.
+
+    Returns:
+        float64 arrays `(COLUMNS, HALF_OCTAVES + 1)` by window; entry `[c, b]` bounds P(error > 2^(-b/2)) for column c.
+    """
+    text = importlib.resources.files("slth_compile.plan").joinpath("calibration.json").read_text()
+    return {int(m): _limits(entry["samples"], entry["cells"]) for m, entry in json.loads(text)["windows"].items()}
+
+
+def _limits(samples: int, cells: list[list[int]]) -> np.ndarray:
+    counts = np.zeros((COLUMNS, HALF_OCTAVES + 1))
+    for row, (start, *values) in zip(counts, cells, strict=True):
+        row[start : start + len(values)] = values
+    # Errors in bins 0..b-1 exceed 2^(-b/2).
+    misses = np.concatenate([np.zeros((COLUMNS, 1)), counts.cumsum(1)[:, :-1]], 1)
+    misses[:, 0] = 0
+    limits = stats.beta.ppf(CONFIDENCE, misses + 1, np.maximum(samples - misses, 1))
+    return np.where(misses >= samples, 1.0, limits)

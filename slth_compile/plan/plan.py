@@ -1,0 +1,156 @@
+"""The plan: what will be drawn for a target, before anything is drawn, and what it will cost."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from slth_compile.domain import Domain
+from slth_compile.graph.check import nonnegative_nodes
+from slth_compile.graph.graph import Graph
+from slth_compile.graph.nodes import Weighted
+from slth_compile.plan.budget import allocate
+from slth_compile.plan.width import Problems, plan_gadget
+from slth_compile.source.layout import Gadget, LayerLayout, Layout
+from slth_compile.source.network import kernel_shape
+
+# Problems a second of one core, measured for windows of 8, 12, 16, 20, 24; between them by interpolation.
+_RATES = ((8, 6e6), (12, 2e6), (16, 4.5e5), (20, 9e4), (24, 1.5e4))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LayerSize:
+    """Predicted size of one layer.
+
+    Attributes:
+        name: The layer's name in the model.
+        weights: Weights of the kernel and entries of the bias.
+        parameters_v: Random parameters of `V` and the bias gadget.
+        parameters_u: Random parameters of `U`, as a full (grouped) matrix; never stored.
+        mask_bits: Estimate of the coded masks' size.
+        problems: Subset-sum problems to solve: a weight of a signed layer has two, a bias entry one.
+    """
+
+    name: str
+    weights: int
+    parameters_v: int
+    parameters_u: int
+    mask_bits: int
+    problems: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Layout and prediction.
+
+    Attributes:
+        layout: What will be drawn.
+        bound: The bound promised for all errors within the tolerances, `B(eta)`.
+        layers: Predicted sizes.
+        constant_v: `C_V` in `parameters of V = C_V * k * log2(k l / min(eps, delta))`.
+        constant_u: The same for `U`.
+        seconds: Estimate for solving, on one core.
+        memory: Estimate of the peak memory of solving, bytes.
+    """
+
+    layout: Layout
+    bound: float
+    layers: tuple[LayerSize, ...]
+    constant_v: float
+    constant_u: float
+    seconds: float
+    memory: int
+
+
+def plan(graph: Graph, eps: float, delta: float, domains: Sequence[Domain]) -> Plan:
+    """Tolerances, gains, windows and widths for a target.
+
+    Args:
+        graph: The folded target.
+        eps: Allowed difference of any output over all domains, > 0.
+        delta: Allowed probability, over seeds, that some weight misses its tolerance; in (0, 1).
+        domains: Where eps must hold.
+
+    Raises:
+        UnreachableError: eps or delta is out of reach; names the layer and the number.
+    """
+    positive = nonnegative_nodes(graph, all(domain.is_nonnegative() for domain in domains))
+    signed = {i: not positive[graph.nodes[i].inputs[0]] for i in graph.layers}
+    budget = allocate(graph, eps, domains, signed)
+    total = sum(_problems(graph, i, signed[i]) for i in graph.layers)
+    layers = tuple(
+        _plan_layer(graph, index, i, signed[i], budget.tolerances[i], delta / total)
+        for index, i in enumerate(graph.layers)
+    )
+    layout = Layout(eps=eps, delta=delta, layers=layers)
+    return predict(graph, layout, budget.bound)
+
+
+def predict(graph: Graph, layout: Layout, bound: float) -> Plan:
+    """Sizes and costs of a layout: the realised constants of the theorem, mask bits, seconds, memory."""
+    sizes, seconds, memory = [], 0.0, 0
+    for i, layer in zip(graph.layers, layout.layers, strict=True):
+        node = graph.nodes[i]
+        assert isinstance(node, Weighted)
+        shape = kernel_shape(node)
+        outputs = 0 if layer.bias is None else shape.outputs
+        problems = shape.size * (1 + layer.signed)
+        size = LayerSize(
+            name=node.name or f"layer {len(sizes)}",
+            weights=shape.size + outputs,
+            parameters_v=shape.parameters_v(layer.kernel.width) + outputs * (layer.bias.width if layer.bias else 0),
+            parameters_u=shape.parameters_u(layer.kernel.width) + (layer.bias.width if layer.bias else 0),
+            problems=problems + outputs,
+            mask_bits=problems * (layer.kernel.window + 2) + outputs * (layer.bias.window + 2 if layer.bias else 0),
+        )
+        sizes.append(size)
+        seconds += _seconds(problems, layer.kernel) + (_seconds(outputs, layer.bias) if layer.bias else 0.0)
+        memory = max(memory, problems * (64 + 16 * layer.kernel.window))
+    weights = sum(size.weights for size in sizes)
+    unit = weights * math.log2(weights * len(sizes) / min(layout.eps, layout.delta))
+    return Plan(
+        layout=layout,
+        bound=bound,
+        layers=tuple(sizes),
+        constant_v=sum(size.parameters_v for size in sizes) / unit,
+        constant_u=sum(size.parameters_u for size in sizes) / unit,
+        seconds=seconds,
+        memory=memory,
+    )
+
+
+def _plan_layer(
+    graph: Graph, index: int, position: int, signed: bool, tolerances: tuple[float, float], share: float
+) -> LayerLayout:
+    node = graph.nodes[position]
+    assert isinstance(node, Weighted)
+    name = f"layer '{node.name or index}'"
+    signs = 2 if signed else 1
+    magnitudes = np.abs(node.kernel[node.kernel != 0])
+    error = node.kernel_error * float(magnitudes.max(initial=0.0))
+    allowed = share * max(1, magnitudes.size * signs)
+    kernel = plan_gadget(Problems(f"{name} kernel", magnitudes, error, signs, tolerances[0], allowed))
+    bias = None
+    if node.bias is not None:
+        magnitudes = np.abs(node.bias[node.bias != 0])
+        error = 0.0 if node.bias_error is None else float(node.bias_error.max())
+        allowed = share * max(1, magnitudes.size)
+        bias = plan_gadget(Problems(f"{name} bias", magnitudes, error, 1, tolerances[1], allowed))
+    return LayerLayout(signed=signed, kernel=kernel, bias=bias)
+
+
+def _problems(graph: Graph, position: int, signed: bool) -> int:
+    """How many shares of delta a layer takes: its nonzero weights, at least one for each gadget."""
+    node = graph.nodes[position]
+    assert isinstance(node, Weighted)
+    kernel = max(1, int(np.count_nonzero(node.kernel)) * (1 + signed))
+    return kernel + (0 if node.bias is None else max(1, int(np.count_nonzero(node.bias))))
+
+
+def _seconds(problems: int, gadget: Gadget) -> float:
+    windows, rates = zip(*_RATES, strict=True)
+    rate = float(np.exp(np.interp(gadget.window, windows, np.log(rates))))
+    return 2 * problems / rate

@@ -1,0 +1,78 @@
+"""What was built: the ticket as a whole, then layer by layer."""
+
+from __future__ import annotations
+
+from slth_compile.report import numbers
+from slth_compile.report.summary import Summary
+from slth_compile.report.table import Cell, Table, facts, rounded_up
+
+
+def compiled(summary: Summary) -> Table:
+    """What was compiled: the target, the random network and the ticket."""
+    depth = 2 * len(summary.layers)
+    random_weights = summary.parameters_v + summary.parameters_u
+    rows = (
+        ("Target", f"{numbers.count(summary.weights)} weights in {numbers.count(len(summary.layers))} layers"),
+        ("Random network", f"{numbers.count(random_weights)} random weights in {numbers.count(depth)} layers"),
+        ("Kept in V", f"{numbers.count(summary.kept)} of {numbers.count(summary.parameters_v)}"),
+        ("Kept for each target weight", numbers.per(summary.kept, summary.weights)),
+        (
+            "Mask",
+            f"{numbers.per(sum(layer.mask_bits for layer in summary.layers), summary.weights)} bits a target weight",
+        ),
+        ("Seed", str(summary.seed)),
+        ("Ticket id", summary.ticket_id),
+        ("Target digest", summary.target_digest),
+        ("Compiled with", summary.measured.platform),
+    )
+    return facts("What went in and what came out", rows)
+
+
+def layers(summary: Summary) -> Table:
+    """How each layer is built and how well its weights are met."""
+    rows = tuple(
+        (
+            Cell(text=layer.name),
+            Cell(text=layer.kind.replace("->", "→")),
+            Cell(text="both" if layer.signed else "one"),
+            Cell(text=numbers.count(layer.weights)),
+            Cell(text=numbers.count(layer.width)),
+            Cell(text=numbers.power_of_two(layer.gain)),
+            Cell(text=numbers.count(layer.window)),
+            rounded_up(layer.tolerance),
+            Cell(
+                text=numbers.significant(layer.largest_error, 3, "up"),
+                exact=repr(layer.largest_error),
+                mark="missed" if layer.largest_error > layer.tolerance else "",
+            ),
+        )
+        for layer in summary.layers
+    )
+    head = ("Layer", "Kind", "Signs", "Weights", "Width N", "Gain", "Window", "Tolerance", "Largest error")
+    return Table(caption="Construction and weight errors of the ticket", head=head, rows=rows, words=(0, 1, 2))
+
+
+def costs(summary: Summary) -> Table:
+    """What each layer costs in random parameters and mask bits, `V` and `U` apart."""
+    entries = [
+        (layer.name, layer.weights, layer.parameters_v, layer.parameters_u, layer.kept, layer.mask_bits)
+        for layer in summary.layers
+    ]
+    is_summed = len(entries) > 1
+    if is_summed:
+        bits = sum(layer.mask_bits for layer in summary.layers)
+        entries.append(("All layers", summary.weights, summary.parameters_v, summary.parameters_u, summary.kept, bits))
+    rows = tuple(
+        (
+            Cell(text=name),
+            Cell(text=numbers.count(in_v)),
+            Cell(text=numbers.count(in_u), mark="U > V" if in_u > in_v else ""),
+            Cell(text=numbers.count(kept)),
+            Cell(text=numbers.per(kept, weights)),
+            Cell(text=f"{numbers.per(100 * kept, in_v)} %" if in_v else "–"),
+            Cell(text=numbers.per(bits, weights)),
+        )
+        for name, weights, in_v, in_u, kept, bits in entries
+    )
+    head = ("Layer", "Random in V", "Random in U", "Kept", "Kept a weight", "Density of V", "Mask bits a weight")
+    return Table(caption="Random parameters and masks", head=head, rows=rows, total=is_summed)

@@ -1,0 +1,64 @@
+"""`report.html`: one file, no scripts, nothing fetched."""
+
+from __future__ import annotations
+
+import re
+
+import jinja2
+import markupsafe
+
+from slth_compile.report import numbers, plots, statements
+from slth_compile.report.content import sections
+from slth_compile.report.summary import Summary
+
+_PLOTS = {
+    "bounds": plots.bounds,
+    "weight_errors": plots.weight_errors,
+    "random_parameters": plots.random_parameters,
+    "checkpoint_bytes": plots.checkpoint_bytes,
+}
+
+
+def render_html(summary: Summary) -> str:
+    """The report as a self-contained page, plots inline, for phone, desktop, paper, light and dark."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("slth_compile.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["plot"] = lambda name: markupsafe.Markup(_PLOTS[name](summary))
+    return environment.get_template("report.html.j2").render(
+        headline=_keep_intervals(statements.headline(summary)),
+        is_informative=statements.strongest(summary) is not None,
+        sections=sections(summary),
+        ticket_id=summary.ticket_id,
+        tiles=_tiles(summary),
+    )
+
+
+def _keep_intervals(text: str) -> str:
+    """`text` with intervals such as `[0, 1]` kept on one line."""
+    return re.sub(r"\[[^\]]{0,20}\]", lambda interval: interval[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
+
+
+def _tiles(summary: Summary) -> list[tuple[str, str, str]]:
+    """Label, figure and remark of the figures on the first screen; the certified ones first, nothing planned."""
+    tiles = []
+    row = statements.strongest(summary)
+    if row is not None:
+        asked = f"asked: {numbers.given(summary.eps)}"
+        tiles.append(("Certified bound", numbers.upper_bound(row.bound, summary.eps, 2), f"{row.domain}; {asked}"))
+    if row is not None and row.attack is not None:
+        found = numbers.significant(row.attack.value, 2, "down")
+        tiles.append(("Attack found", found, f"bound / attack: {numbers.ratio(row.bound, row.attack.value)}"))
+    evaluation = summary.measured.evaluation
+    if evaluation is not None and "accuracy" in evaluation.metric:
+        remark = f"target: {numbers.percent(evaluation.target)}, {numbers.count(evaluation.samples)} samples"
+        tiles.append((f"Ticket {evaluation.metric}", numbers.percent(evaluation.ticket), remark))
+    kept = f"of {numbers.count(summary.parameters_v)} random weights in V"
+    tiles.append(("Kept", numbers.count(summary.kept), kept))
+    bits = numbers.per(sum(layer.mask_bits for layer in summary.layers), summary.weights)
+    tiles.append(("Mask bits a weight", bits, f"{numbers.count(summary.weights)} target weights"))
+    return tiles

@@ -1,0 +1,41 @@
+"""A plan as text for the terminal, and as JSON: predictions only."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from slth_compile.plan.plan import Plan
+
+
+def plan_text(plan: Plan) -> str:
+    """What a plan would draw and cost, a line a layer."""
+    layout = plan.layout
+    widest = max(len("layer"), *(len(size.name) for size in plan.layers))
+    lines = [f"{'layer':<{widest}}  sign  width  gain  window  tolerance  bias width  parameters V  parameters U"]
+    for size, layer in zip(plan.layers, layout.layers, strict=True):
+        kernel = layer.kernel
+        lines.append(
+            f"{size.name:<{widest}}  {'+-' if layer.signed else '+ ':>4}  {kernel.width:>5}  {kernel.gain:>4}  "
+            f"{kernel.window:>6}  {kernel.tolerance:>9.2e}  {layer.bias.width if layer.bias else 0:>10}  "
+            f"{size.parameters_v:>12,}  {size.parameters_u:>12,}"
+        )
+    weights = sum(size.weights for size in plan.layers)
+    bits = sum(size.mask_bits for size in plan.layers)
+    parameters_v = sum(size.parameters_v for size in plan.layers)
+    parameters_u = sum(size.parameters_u for size in plan.layers)
+    lines += [
+        "",
+        f"promised bound     {plan.bound:.4e}   (eps {layout.eps:g})",
+        f"P(a weight missed) {layout.failure:.2e}   (delta {layout.delta:g}, over seeds)",
+        f"random parameters  V {parameters_v:,}, U {parameters_u:,} for {weights:,} weights: "
+        f"C_V = {plan.constant_v:.2f}, C_U = {plan.constant_u:.2f}",
+        f"mask               {bits / 8 / 1024:,.0f} KiB, {bits / weights:.1f} bits a weight",
+        f"solving            about {plan.seconds:,.1f} s on one core, {plan.memory / 2**20:,.0f} MiB",
+    ]
+    return "\n".join(lines)
+
+
+def plan_json(plan: Plan) -> dict[str, Any]:
+    """The plan as plain data."""
+    return dataclasses.asdict(plan) | {"failure": plan.layout.failure}

@@ -1,0 +1,44 @@
+"""A summary for the terminal: what was certified, what was planned, where it came from."""
+
+from __future__ import annotations
+
+from slth_compile.report import numbers, statements
+from slth_compile.report.summary import Summary
+
+
+def render_terminal(summary: Summary) -> str:
+    """A dozen lines: layers, planned, certified with attacks, accuracies, sizes, ticket id."""
+    widest = max(len("layer"), *(len(row.name) for row in summary.layers))
+    lines = [f"{'layer':<{widest}}  sign  width  window  tolerance  largest error  kept/weight  bits/weight"]
+    for row in summary.layers:
+        lines.append(
+            f"{row.name:<{widest}}  {'+-' if row.signed else '+ ':>4}  {row.width:>5}  {row.window:>6}  "
+            f"{row.tolerance:>9.2e}  {row.largest_error:>13.2e}  {row.kept / row.weights:>11.2f}  "
+            f"{row.mask_bits / row.weights:>11.1f}"
+        )
+    lines += [
+        "",
+        f"planned    bound {numbers.upper_bound(summary.planned_bound, summary.eps)}, "
+        f"P(a weight missed) <= {summary.planned_failure:.1e} over seeds; "
+        f"C_V = {summary.constant_v:.1f}, C_U = {summary.constant_u:.1f}",
+    ]
+    for row in summary.certificates:
+        seen = "" if row.attack is None else f"; attack {numbers.significant(row.attack.value)}"
+        vacuous = " (vacuous)" if statements.is_vacuous(row) else ""
+        bound = numbers.upper_bound(row.bound, summary.eps)
+        lines.append(f"certified  {row.domain}: |target - ticket| <= {bound}{vacuous}{seen}")
+    found = summary.measured.evaluation
+    if found is not None:
+        literal = "" if found.literal is None else f", literal pruned network {found.literal:.4f}"
+        lines.append(
+            f"{'measured':<9}  {found.metric} on {found.samples} samples: target {found.target:.4f}, "
+            f"ticket {found.ticket:.4f}{literal}"
+        )
+    total = sum(summary.measured.seconds.values())
+    lines += [
+        f"size       mask {numbers.size(summary.mask_bytes)} ({summary.mask_bits_per_weight:.1f} bits a weight), "
+        f"{numbers.count(summary.parameters_v)} random weights in V of which {numbers.count(summary.kept)} kept",
+        f"seconds    {total:.1f} ({', '.join(f'{name} {value:.1f}' for name, value in summary.measured.seconds.items())})",
+        f"ticket id  {summary.ticket_id}",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""The random network: words, exact numbers, shapes and addresses."""

@@ -1,0 +1,62 @@
+"""From words to exact numbers: entries are multiples of 2^-23, products of 2^-46."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+ENTRY_BITS = 23
+PRODUCT_BITS = 2 * ENTRY_BITS
+_LOW_BITS = (1 << 31) - 1
+_TINY = 2.0**-1000
+
+
+def entries(words: jax.Array) -> jax.Array:
+    """The entries `((w >> 8) - 2^23)` of words `w`, int64 in [-2^23, 2^23), in units of 2^-23: Uniform[-1, 1)."""
+    return (words >> jnp.uint32(8)).astype(jnp.int64) - (1 << ENTRY_BITS)
+
+
+def masked_sum(candidates: jax.Array, subsets: jax.Array) -> jax.Array:
+    """The sum a mask keeps, from its booleans: `sum_i bit_i(subsets) * candidates[i]`, `(m, batch) -> (batch,)`."""
+    index = jnp.arange(candidates.shape[0], dtype=jnp.uint32)[:, None]
+    kept = (subsets >> index) & jnp.uint32(1) == 1
+    return jnp.where(kept, candidates, 0).sum(0)
+
+
+def split(sums: np.ndarray, gain: int) -> tuple[np.ndarray, np.ndarray]:
+    """Integers in units of `2^(gain-46)` as the exact sum of two float64 arrays.
+
+    Args:
+        sums: int64, magnitude below 2^62.
+        gain: Exponent of the gadget.
+
+    Returns:
+        `high, low` with `high + low == sums * 2^(gain-46)` exactly and `|low| < 2^(gain-15)`.
+    """
+    low = sums & _LOW_BITS
+    return np.ldexp((sums - low).astype(np.float64), gain - PRODUCT_BITS), np.ldexp(
+        low.astype(np.float64), gain - PRODUCT_BITS
+    )
+
+
+def enclose_difference(
+    sums: np.ndarray, gain: int, weights: np.ndarray, error: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Centre and radius of `sums * 2^(gain-46) - w` for every `w` within `error` of `weights`, rounded outward.
+
+    Args:
+        sums: Exact sums, int64.
+        gain: Exponent of the gadget.
+        weights: float64, the shape of `sums`.
+        error: Absolute error of `weights`, float64, broadcastable.
+
+    Returns:
+        float64 `center, radius` with `|E - center| <= radius`.
+    """
+    high, low = split(sums, gain)
+    # Two roundings to nearest, each within 2^-53 of its result; twice that also covers the sum below.
+    first = high - weights
+    center = first + low
+    radius = 2.0**-52 * (np.abs(first) + np.abs(center)) + error * (1 + 2.0**-50) + _TINY
+    return center, radius

@@ -1,0 +1,57 @@
+"""The plan's record: what is drawn and what every weight must meet, fixed before the first word is drawn."""
+
+from __future__ import annotations
+
+import dataclasses
+
+MAXIMUM_WIDTH = 2**15 - 1
+"""Largest width: effective weights stay below 2^62 in units of 2^(gain-46)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Gadget:
+    """One family of subset-sum problems: a layer's kernel, or its bias.
+
+    Attributes:
+        width: Copies N of every input channel (of the constant 1, for a bias).
+        gain: Exponent g; entries of `V` are `2^g * Uniform[-1, 1)`.
+        window: Candidates solved together, m.
+        tolerance: Largest allowed |effective weight - weight|.
+        failure: Bound on P(some weight misses its tolerance), over seeds.
+    """
+
+    width: int
+    gain: int
+    window: int
+    tolerance: float
+    failure: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LayerLayout:
+    """One weighted layer of the target as two random layers.
+
+    Attributes:
+        signed: Whether the layer keeps copies of both signs of U; see `graph.check.nonnegative_nodes`.
+        kernel: The gadget of the kernel.
+        bias: The gadget of the bias, None where the layer has none.
+    """
+
+    signed: bool
+    kernel: Gadget
+    bias: Gadget | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Everything about the source but its words: a function of (target, eps, delta, domains), never of the seed."""
+
+    eps: float
+    delta: float
+    layers: tuple[LayerLayout, ...]
+
+    @property
+    def failure(self) -> float:
+        """Bound on P(some weight of the network misses its tolerance): the union over gadgets."""
+        gadgets = [g for layer in self.layers for g in (layer.kernel, layer.bias) if g is not None]
+        return sum(g.failure for g in gadgets)

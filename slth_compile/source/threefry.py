@@ -1,0 +1,47 @@
+"""The words of the source: Threefry-2x32 with 20 rounds (Salmon et al., SC 2011), addressed by element.
+
+    tensor key = threefry(seed key, (layer, tensor)),   word i = threefry(tensor key, (b >> 32, b))[i % 2],   b = i // 2
+
+Any word can be computed alone, and the copy index is the slowest in every tensor, so a wider source extends a narrower.
+`jax.random` is not used: its draws have changed between releases, and the seed is part of the file format.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax.extend.random import threefry2x32_p
+
+GENERATOR = "threefry2x32-20-v1"
+TENSOR_U, TENSOR_V, TENSOR_BIAS_U, TENSOR_BIAS_V = range(4)
+
+Key = tuple[jax.Array, jax.Array]
+
+
+def block(key: Key, high: jax.Array, low: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The two words of the blocks with counters `(high, low)`, uint32, elementwise."""
+    high, low = jnp.broadcast_arrays(high, low)
+    k0, k1 = (jnp.broadcast_to(k, high.shape) for k in key)
+    first, second = threefry2x32_p.bind(k0, k1, high, low)
+    return first, second
+
+
+def tensor_key(seed: int, layer: int, tensor: int) -> Key:
+    """The key of one tensor of one layer.
+
+    Args:
+        seed: Unsigned 64 bit.
+        layer: Index of the weighted layer in topological order.
+        tensor: One of the `TENSOR_*` constants.
+    """
+    seed_key = (jnp.uint32(seed >> 32), jnp.uint32(seed & 0xFFFFFFFF))
+    return block(seed_key, jnp.uint32(layer), jnp.uint32(tensor))
+
+
+def words(key: Key, elements: jax.Array) -> jax.Array:
+    """The 32-bit words at flat positions `elements` (uint64; call inside `jax.enable_x64(True)`)."""
+    half = elements >> jnp.uint64(1)
+    high = (half >> jnp.uint64(32)).astype(jnp.uint32)
+    low = (half & jnp.uint64(0xFFFFFFFF)).astype(jnp.uint32)
+    first, second = block(key, high, low)
+    return jnp.where(elements & jnp.uint64(1) == 0, first, second)

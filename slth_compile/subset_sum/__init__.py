@@ -1,0 +1,1 @@
+"""The solver: one random subset-sum problem for every weight."""

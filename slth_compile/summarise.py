@@ -1,0 +1,164 @@
+"""From a compiled ticket to the record its reports show, and `stats.json` there and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from slth_compile.certificate.certificate import Certificate
+from slth_compile.certificate.difference import LayerErrors
+from slth_compile.certificate.weight_errors import largest_error
+from slth_compile.constructions.da_cunha import BIAS
+from slth_compile.domain import Balls, Box, Domain, Points
+from slth_compile.graph.graph import Graph, target_digest
+from slth_compile.graph.nodes import Convolution, Weighted
+from slth_compile.plan.plan import LayerSize, Plan
+from slth_compile.report.summary import AttackRow, CertificateRow, Evaluation, LayerRow, Measured, Summary
+from slth_compile.source.layout import Gadget, LayerLayout
+from slth_compile.source.network import kernel_shape
+from slth_compile.ticket.masks import SubsetMask, encode
+from slth_compile.ticket.ticket import Ticket
+
+
+def summarise(
+    *,
+    ticket_id: str,
+    graph: Graph,
+    folded: Graph,
+    plan: Plan,
+    ticket: Ticket,
+    errors: Mapping[int, LayerErrors],
+    domains: Sequence[Domain | None],
+    certificates: Sequence[Certificate],
+    mask_bytes: int,
+    measured: Measured,
+) -> Summary:
+    """The record a report is made from."""
+    rows = [
+        _layer_row(folded, position, size, layout, masks, errors[position])
+        for position, size, layout, masks in zip(
+            folded.layers, plan.layers, plan.layout.layers, ticket.masks, strict=True
+        )
+    ]
+    return Summary(
+        ticket_id=ticket_id,
+        target_digest=target_digest(graph),
+        seed=ticket.seed,
+        eps=plan.layout.eps,
+        delta=plan.layout.delta,
+        planned_failure=plan.layout.failure,
+        planned_bound=plan.bound,
+        constant_v=plan.constant_v,
+        constant_u=plan.constant_u,
+        layers=tuple(rows),
+        certificates=tuple(
+            CertificateRow(
+                domain=describe(domain, certificate.kind),
+                kind=certificate.kind,
+                method=certificate.method,
+                bound=certificate.bound,
+                lower=certificate.lower,
+                attack=attack,
+                largest_output=largest,
+            )
+            for domain, certificate, attack, largest in zip(
+                domains, certificates, measured.attacks, measured.largest_outputs, strict=True
+            )
+        ),
+        mask_bytes=mask_bytes,
+        measured=measured,
+    )
+
+
+def describe(domain: Domain | None, kind: str) -> str:
+    """A domain in words."""
+    match domain:
+        case Box():
+            return f"box {_range(domain.lower, domain.upper)}"
+        case Points():
+            return f"{len(domain.x)} points"
+        case Balls():
+            return f"{len(domain.x)} balls of radius {float(np.max(domain.radius)):.4g}"
+        case None:
+            return f"{kind} (not stored)"
+
+
+def stats_json(measured: Measured, planned_bound: float) -> bytes:
+    """The content of `stats.json`: what the manifest does not state."""
+    plain = dataclasses.asdict(measured) | {"planned_bound": planned_bound}
+    return (json.dumps(plain, sort_keys=True, indent=1) + "\n").encode()
+
+
+def measured_from_json(plain: Mapping[str, Any]) -> Measured:
+    """The record `stats_json` wrote."""
+    return Measured(
+        seconds=dict(plain["seconds"]),
+        attacks=tuple(None if a is None else AttackRow(**a) for a in plain["attacks"]),
+        largest_outputs=tuple(plain["largest_outputs"]),
+        evaluation=None if plain["evaluation"] is None else Evaluation(**plain["evaluation"]),
+        platform=plain["platform"],
+    )
+
+
+def platform_text() -> str:
+    """Versions and device, in words."""
+    device = jax.devices()[0]
+    return f"jax {jax.__version__} on {device.platform}, NumPy {np.__version__}, Python {platform.python_version()}"
+
+
+def _layer_row(
+    graph: Graph,
+    position: int,
+    size: LayerSize,
+    layout: LayerLayout,
+    masks: Mapping[str, SubsetMask],
+    errors: LayerErrors,
+) -> LayerRow:
+    node = graph.nodes[position]
+    assert isinstance(node, Weighted)
+    bits = sum(_coded_bits(mask, layout.bias if part == BIAS else layout.kernel) for part, mask in masks.items())
+    return LayerRow(
+        name=size.name,
+        kind=_kind(node),
+        signed=layout.signed,
+        weights=size.weights,
+        width=layout.kernel.width,
+        bias_width=layout.bias.width if layout.bias else 0,
+        gain=layout.kernel.gain,
+        window=layout.kernel.window,
+        tolerance=layout.kernel.tolerance,
+        failure=layout.kernel.failure + (layout.bias.failure if layout.bias else 0.0),
+        parameters_v=size.parameters_v,
+        parameters_u=size.parameters_u,
+        largest_error=largest_error(errors),
+        kept=sum(mask.kept for mask in masks.values()),
+        mask_bits=bits,
+    )
+
+
+def _coded_bits(mask: SubsetMask, gadget: Gadget | None) -> int:
+    assert gadget is not None
+    return 8 * sum(stream.nbytes for stream in encode(mask, gadget.window))
+
+
+def _kind(node: Weighted) -> str:
+    shape = kernel_shape(node)
+    channels = f"{shape.inputs} -> {shape.outputs}"
+    if not isinstance(node, Convolution):
+        return f"dense, {channels}"
+    taps = "x".join(str(k) for k in node.kernel.shape[:-2]) or "1"
+    groups = "" if node.groups == 1 else ", depthwise" if shape.inputs == node.groups else f", {node.groups} groups"
+    return f"convolution {taps}{groups}, {channels}"
+
+
+def _range(lower: object, upper: object) -> str:
+    low, high = np.asarray(lower), np.asarray(upper)
+    if np.ptp(low) == 0 and np.ptp(high) == 0:
+        return f"[{float(low.flat[0]):g}, {float(high.flat[0]):g}]"
+    return f"within [{float(low.min()):g}, {float(high.max()):g}]"

@@ -1,0 +1,1 @@
+"""The pruned random network: masks, closed form, literal form, files."""

@@ -1,0 +1,248 @@
+"""The files of a ticket directory: what is written, how it is named, and reading it back.
+
+`manifest.json` names everything the statement depends on; its SHA-256 is the ticket id. `SHA256SUMS` covers every file.
+Nothing here is executed when read: JSON and safetensors only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from slth_compile.constructions.da_cunha import BIAS, NEGATIVE, POSITIVE
+from slth_compile.domain import Balls, Box, Domain, Points
+from slth_compile.errors import InputError, VerificationError
+from slth_compile.graph.graph import Graph, graph_from_json, graph_json, target_arrays, target_digest
+from slth_compile.graph.nodes import Weighted
+from slth_compile.source.layout import Gadget, LayerLayout, Layout
+from slth_compile.source.network import kernel_shape
+from slth_compile.source.threefry import GENERATOR
+from slth_compile.ticket.masks import SubsetMask, decode, encode
+from slth_compile.ticket.ticket import Ticket
+
+FORMAT, VERSION = "slth-ticket", 1
+MANIFEST, SUMS = "manifest.json", "SHA256SUMS"
+MASKS, TARGET, DOMAIN, CERTIFICATE = "masks.safetensors", "target.safetensors", "domain.safetensors", "certificate.json"
+STATED = (MASKS, TARGET, DOMAIN, CERTIFICATE)
+STATS = "stats.json"
+LARGEST_STORED_DOMAIN = 64 << 20
+_DTYPES = {"float32": "F32", "float64": "F64"}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Record:
+    """Everything a ticket directory says.
+
+    Attributes:
+        graph: The target as given, unfolded.
+        ticket: Layout, seed, masks.
+        domains: Where the certificates hold; a domain too large to store has no samples when read back and is None.
+        certificates: Entries of `certificate.json`.
+        stats: What was measured on the way: seconds, accuracies, attacks. Not part of the ticket id.
+    """
+
+    graph: Graph
+    ticket: Ticket
+    domains: tuple[Domain | None, ...]
+    certificates: tuple[dict[str, Any], ...]
+    stats: dict[str, Any]
+
+
+def stated_files(
+    graph: Graph, ticket: Ticket, domains: Sequence[Domain], certificates: Sequence[Mapping[str, Any]]
+) -> dict[str, bytes]:
+    """The manifest and the files it covers, as bytes by name; the same input gives the same bytes.
+
+    Args:
+        graph: The unfolded target.
+        ticket: Layout, seed, masks.
+        domains: Where the certificates hold.
+        certificates: Entries of `certificate.json`.
+    """
+    stored = {
+        f"{d}.{name}": array
+        for d, domain in enumerate(domains)
+        if _is_stored(domain)
+        for name, array in domain_tensors(domain).items()
+    }
+    files = {
+        MASKS: safetensors.numpy.save(mask_tensors(ticket)),
+        TARGET: safetensors.numpy.save({name: np.ascontiguousarray(a) for name, a in target_arrays(graph).items()}),
+        DOMAIN: safetensors.numpy.save(stored),
+        CERTIFICATE: _json(list(certificates)),
+    }
+    manifest = {
+        "format": FORMAT,
+        "version": VERSION,
+        "generator": GENERATOR,
+        "seed": ticket.seed,
+        "eps": ticket.layout.eps,
+        "delta": ticket.layout.delta,
+        "graph": graph_json(graph),
+        "output_names": list(graph.output_names),
+        "target_digest": target_digest(graph),
+        "layers": [dataclasses.asdict(layer) for layer in ticket.layout.layers],
+        "domains": [
+            {"kind": domain.kind, "digest": domain_digest(domain), "stored": _is_stored(domain)} for domain in domains
+        ],
+        "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
+    }
+    return {MANIFEST: _json(manifest), **files}
+
+
+def ticket_id(directory: pathlib.Path) -> str:
+    """SHA-256 of the directory's manifest."""
+    return hashlib.sha256((directory / MANIFEST).read_bytes()).hexdigest()
+
+
+def checksums(files: Mapping[str, bytes]) -> bytes:
+    """The content of `SHA256SUMS` for some files, as `sha256sum` writes it."""
+    return "".join(f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in sorted(files)).encode()
+
+
+def mask_tensors(ticket: Ticket) -> dict[str, np.ndarray]:
+    """The coded masks, by tensor name."""
+    tensors = {}
+    for index, (masks, layout) in enumerate(zip(ticket.masks, ticket.layout.layers, strict=True)):
+        for part, mask in masks.items():
+            gadget = layout.bias if part == BIAS else layout.kernel
+            assert gadget is not None
+            windows, subsets = encode(mask, gadget.window)
+            tensors[f"{index}.{part}.windows"], tensors[f"{index}.{part}.subsets"] = windows, subsets
+    return tensors
+
+
+def domain_tensors(domain: Domain) -> dict[str, np.ndarray]:
+    """The arrays that define a domain, by name."""
+    match domain:
+        case Box():
+            return {"lower": _plain(domain.lower), "upper": _plain(domain.upper)}
+        case Points():
+            return {"x": np.ascontiguousarray(domain.x)}
+        case Balls():
+            bounds = {"radius": domain.radius, "lower": domain.lower, "upper": domain.upper}
+            return {"x": np.ascontiguousarray(domain.x)} | {name: _plain(value) for name, value in bounds.items()}
+
+
+def domain_digest(domain: Domain) -> str:
+    """SHA-256 over names, types, shapes and bytes of a domain's arrays, in the order of their names."""
+    digest = hashlib.sha256()
+    for name, array in sorted(domain_tensors(domain).items()):
+        shape = json.dumps(list(array.shape), separators=(",", ":"))
+        digest.update(name.encode() + b"\0" + _DTYPES[array.dtype.name].encode() + shape.encode())
+        digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+    return digest.hexdigest()
+
+
+def read(directory: pathlib.Path) -> Record:
+    """What a ticket directory says, digests checked; for the truth of it, ask the checker.
+
+    Raises:
+        InputError: No ticket directory there.
+        VerificationError: A file is missing or damaged, or the format, version or generator is unknown.
+    """
+    if not (directory / MANIFEST).is_file():
+        raise InputError(f"{directory}: not a ticket directory, it has no {MANIFEST}")
+    try:
+        manifest = json.loads((directory / MANIFEST).read_bytes())
+        _refuse_unknown(manifest)
+        content = {name: _stated(directory, name, manifest["files"][name]) for name in STATED}
+        graph = graph_from_json(manifest["graph"], _tensors(content[TARGET]), tuple(manifest["output_names"]))
+        layers = tuple(_layer_layout(entry) for entry in manifest["layers"])
+        layout = Layout(eps=manifest["eps"], delta=manifest["delta"], layers=layers)
+        masks = _masks(graph, layout, _tensors(content[MASKS]))
+        arrays = _tensors(content[DOMAIN])
+        domains = tuple(_domain(entry, d, arrays, graph.input_shape) for d, entry in enumerate(manifest["domains"]))
+        certificates = tuple(json.loads(content[CERTIFICATE]))
+        stats = json.loads((directory / STATS).read_bytes()) if (directory / STATS).is_file() else {}
+    except (KeyError, TypeError, ValueError, AttributeError, safetensors.SafetensorError) as error:
+        raise VerificationError("format", f"{directory}: damaged or not of this format ({error!r})") from error
+    return Record(graph, Ticket(layout, manifest["seed"], masks), domains, certificates, stats)
+
+
+def _refuse_unknown(manifest: Mapping[str, Any]) -> None:
+    if manifest["format"] != FORMAT:
+        raise VerificationError("format", f"found format '{manifest['format']}', expected '{FORMAT}'")
+    if manifest["version"] != VERSION:
+        raise VerificationError("version", f"found version {manifest['version']}, this release reads {VERSION}")
+    if manifest["generator"] != GENERATOR:
+        raise VerificationError("version", f"found generator '{manifest['generator']}', expected '{GENERATOR}'")
+
+
+def _stated(directory: pathlib.Path, name: str, digest: str) -> bytes:
+    if not (directory / name).is_file():
+        raise VerificationError("digest", f"{name} is missing")
+    content = (directory / name).read_bytes()
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise VerificationError("digest", f"{name} is not the file the manifest names")
+    return content
+
+
+def _tensors(content: bytes) -> dict[str, np.ndarray]:
+    return safetensors.numpy.load(content)
+
+
+def _layer_layout(entry: Mapping[str, Any]) -> LayerLayout:
+    bias = None if entry["bias"] is None else Gadget(**entry["bias"])
+    return LayerLayout(signed=entry["signed"], kernel=Gadget(**entry["kernel"]), bias=bias)
+
+
+def _masks(graph: Graph, layout: Layout, tensors: Mapping[str, np.ndarray]) -> tuple[dict[str, SubsetMask], ...]:
+    from slth_compile.graph.fold import fold
+
+    folded = fold(graph)
+    found = []
+    for index, (position, layer) in enumerate(zip(folded.layers, layout.layers, strict=True)):
+        node = folded.nodes[position]
+        assert isinstance(node, Weighted)
+        shape = kernel_shape(node)
+        parts = {POSITIVE: (layer.kernel, shape.shape)}
+        if layer.signed:
+            parts[NEGATIVE] = (layer.kernel, shape.shape)
+        if layer.bias is not None:
+            parts[BIAS] = (layer.bias, (1, 1, shape.outputs))
+        found.append(
+            {
+                part: decode(
+                    tensors[f"{index}.{part}.windows"], tensors[f"{index}.{part}.subsets"], gadget.window, size
+                )
+                for part, (gadget, size) in parts.items()
+            }
+        )
+    return tuple(found)
+
+
+def _domain(
+    entry: Mapping[str, Any], d: int, arrays: Mapping[str, np.ndarray], shape: tuple[int, ...]
+) -> Domain | None:
+    if not entry["stored"]:
+        return None
+    match entry["kind"]:
+        case "box":
+            return Box(arrays[f"{d}.lower"], arrays[f"{d}.upper"], shape)
+        case "points":
+            return Points(arrays[f"{d}.x"])
+        case "balls":
+            return Balls(arrays[f"{d}.x"], arrays[f"{d}.radius"], arrays[f"{d}.lower"], arrays[f"{d}.upper"])
+        case kind:
+            raise VerificationError("format", f"found a domain of kind '{kind}', expected box, points or balls")
+
+
+def _is_stored(domain: Domain) -> bool:
+    return sum(array.nbytes for array in domain_tensors(domain).values()) <= LARGEST_STORED_DOMAIN
+
+
+def _plain(value: float | np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(np.asarray(value, np.float64))
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, sort_keys=True, indent=1) + "\n").encode()

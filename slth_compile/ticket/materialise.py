@@ -1,0 +1,157 @@
+"""The literal pruned random network: a flax module of 2l weighted layers, every nonzero weight an entry of the source.
+
+Layer by layer, `hidden = relu(U x)` and `output = V hidden`; the bias gadget is `v . relu(u)`. `U` is the grouped 1x1
+convolution that is left of it after pruning, hidden channels in the order (input channel, copy); `dense=True` gives the
+full matrices.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from slth_compile.constructions.da_cunha import BIAS, NEGATIVE, POSITIVE, Family, families
+from slth_compile.graph.evaluate import evaluate, linear
+from slth_compile.graph.graph import Graph
+from slth_compile.graph.nodes import Convolution, Dense, Weighted
+from slth_compile.source.dyadic import ENTRY_BITS, entries
+from slth_compile.source.layout import LayerLayout
+from slth_compile.source.network import KernelShape, bias_entries, kernel_shape, own_entries
+from slth_compile.source.threefry import words
+from slth_compile.ticket.masks import SubsetMask
+from slth_compile.ticket.ticket import Ticket
+
+
+class RandomLayer(nn.Module):
+    """Two random layers in place of one: `V relu(U x) + v . relu(u)`.
+
+    Parameters (all masked entries of the source, in float32, exact):
+        U: `(1, C, N)` grouped by input channel, or the full `(C/groups, C*N)` matrix of each group where `dense`.
+        V: The target's kernel with every input channel `N` times, `(taps..., N*C/groups, S)`.
+        u, v: The bias gadget, `(N_b,)` and `(N_b, S)`.
+    """
+
+    node: Any
+    width: int
+    bias_width: int
+    dense: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """The layer's output for a batch `(batch, ..., C)`."""
+        shape = kernel_shape(self.node)
+        fan_in = shape.inputs // shape.groups
+        zeros = nn.initializers.zeros_init()
+        if self.dense:
+            u = self.param("U", zeros, (shape.groups, fan_in, fan_in * self.width))
+            grouped = x.reshape(*x.shape[:-1], shape.groups, fan_in)
+            hidden = jnp.einsum("...gt,gth->...gh", grouped, u, precision=lax.Precision.HIGHEST)
+        else:
+            u = self.param("U", zeros, (shape.inputs, self.width))
+            hidden = x[..., None] * u
+        hidden = nn.relu(hidden).reshape(*x.shape[:-1], shape.inputs * self.width)
+        *taps, _, outputs = self.node.kernel.shape
+        v = self.param("V", zeros, (*taps, fan_in * self.width, outputs))
+        y = linear(self.node, hidden, v)
+        if not self.bias_width:
+            return y
+        bias_u = self.param("u", zeros, (self.bias_width,))
+        bias_v = self.param("v", zeros, (self.bias_width, outputs))
+        return y + jnp.matmul(nn.relu(bias_u), bias_v, precision=lax.Precision.HIGHEST)
+
+
+class PrunedRandomNetwork(nn.Module):
+    """The ticket as drawn and pruned: the target's graph with a `RandomLayer` for every weighted layer."""
+
+    graph: Any
+    layouts: tuple[LayerLayout, ...]
+    dense: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array | tuple[jax.Array, ...]:
+        """The network's output for a batch `(batch, *input_shape)`; a tuple where the target has several."""
+        layers = {}
+        for index, (position, layout) in enumerate(zip(self.graph.layers, self.layouts, strict=True)):
+            layers[position] = RandomLayer(
+                self.graph.nodes[position],
+                layout.kernel.width,
+                layout.bias.width if layout.bias else 0,
+                self.dense,
+                name=f"layer{index}",
+            )
+        outputs = evaluate(self.graph, x, layers=layers)
+        return outputs[0] if len(outputs) == 1 else outputs
+
+
+def network(graph: Graph, ticket: Ticket, *, dense: bool = False) -> PrunedRandomNetwork:
+    """The literal pruned network, bound to its variables: call it on a batch.
+
+    Args:
+        graph: The folded target, for structure.
+        ticket: Layout, seed and masks.
+        dense: Whether `U` is stored as full matrices.
+    """
+    variables = {}
+    for index, (position, masks) in enumerate(zip(graph.layers, ticket.masks, strict=True)):
+        node = graph.nodes[position]
+        assert isinstance(node, Weighted)
+        variables[f"layer{index}"] = _layer_variables(ticket, index, node, masks, dense)
+    return PrunedRandomNetwork(graph, ticket.layout.layers, dense).bind({"params": variables})
+
+
+def _layer_variables(
+    ticket: Ticket, index: int, node: Convolution | Dense, masks: dict[str, SubsetMask], dense: bool
+) -> dict[str, jax.Array]:
+    layout = ticket.layout.layers[index]
+    shape = kernel_shape(node)
+    own = own_entries(ticket.seed, index, shape, layout.kernel.width)
+    usable = own != 0 if layout.signed else own > 0
+    u = np.where(usable, own, 0).T.astype(np.float32) * np.float32(2.0**-ENTRY_BITS)
+    parts = {family.part: family for family in families(ticket.seed, index, node, layout)}
+    v = kept_entries(parts[POSITIVE], masks[POSITIVE])
+    if NEGATIVE in parts:
+        v = v + kept_entries(parts[NEGATIVE], masks[NEGATIVE])
+    variables = {
+        "U": jnp.asarray(_full(u, shape) if dense else u),
+        "V": jnp.asarray(_hidden_kernel(v, node, shape)),
+    }
+    if BIAS in parts:
+        assert layout.bias is not None
+        bias = bias_entries(ticket.seed, index, layout.bias.width)[:, 0]
+        variables["u"] = jnp.asarray(np.where(bias > 0, bias, 0).astype(np.float32) * np.float32(2.0**-ENTRY_BITS))
+        variables["v"] = jnp.asarray(kept_entries(parts[BIAS], masks[BIAS]).reshape(layout.bias.width, -1))
+    return variables
+
+
+def kept_entries(family: Family, mask: SubsetMask) -> np.ndarray:
+    """The kept entries of `V`, zero elsewhere: float32 `(width, *canonical shape)`, exact."""
+    gadget = family.gadget
+    found = np.zeros((gadget.width, family.weights.size), np.float32)
+    flat = np.flatnonzero(mask.subsets)
+    addresses, _ = family.candidates(flat, mask.windows.reshape(-1)[flat].astype(np.int64))
+    bit = np.arange(gadget.window, dtype=np.uint32)[:, None]
+    kept = (mask.subsets.reshape(-1)[flat] >> bit) & 1 == 1
+    with jax.enable_x64(True):
+        drawn = np.asarray(entries(words(family.key, jnp.asarray(addresses[kept]))))
+    found.reshape(-1)[addresses[kept]] = drawn.astype(np.float32) * np.float32(2.0 ** (gadget.gain - ENTRY_BITS))
+    return found.reshape(gadget.width, *family.weights.shape)
+
+
+def _hidden_kernel(v: np.ndarray, node: Convolution | Dense, shape: KernelShape) -> np.ndarray:
+    """`V (N, taps, C, S/groups)` as the kernel of the second layer, `(taps..., N*C/groups, S)`, channels (t, j)."""
+    width, fan_in = v.shape[0], shape.inputs // shape.groups
+    split = v.reshape(width, shape.taps, shape.groups, fan_in, shape.outputs // shape.groups)
+    kernel = np.transpose(split, (1, 3, 0, 2, 4)).reshape(shape.taps, fan_in * width, shape.outputs)
+    return kernel.reshape(*node.kernel.shape[:-2], fan_in * width, shape.outputs)
+
+
+def _full(u: np.ndarray, shape: KernelShape) -> np.ndarray:
+    """`U` as one full matrix a group, `(groups, C/groups, C/groups * N)`, zero off the kept entries."""
+    fan_in = shape.inputs // shape.groups
+    grouped = u.reshape(shape.groups, fan_in, 1, -1)
+    return (grouped * np.eye(fan_in, dtype=u.dtype)[:, :, None]).reshape(shape.groups, fan_in, -1)

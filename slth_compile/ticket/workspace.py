@@ -1,0 +1,134 @@
+"""The directory a compile works in: `OUT.partial/` beside `OUT/`, finished layers on disk, one rename at the end."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+import shutil
+from collections.abc import Mapping
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from slth_compile.errors import InputError
+from slth_compile.ticket.masks import SubsetMask
+
+_KEY = "key.txt"
+
+
+@dataclasses.dataclass(frozen=True)
+class Workspace:
+    """Where one compile keeps its finished layers until it is done.
+
+    Attributes:
+        out: The final directory, which does not exist or is to be replaced.
+    """
+
+    out: pathlib.Path
+
+    @property
+    def partial(self) -> pathlib.Path:
+        """The directory everything is written to first."""
+        return self.out.with_name(self.out.name + ".partial")
+
+    def refuse_occupied(self, *, resume: bool, force: bool) -> None:
+        """Nothing, where a compile may start.
+
+        Raises:
+            InputError: `OUT/` exists without `force`, or an interrupted run is there without `resume` or `force`.
+        """
+        if self.out.exists() and not force:
+            raise InputError(f"{self.out} exists already; choose another directory, or replace it with --force")
+        if self.partial.exists() and not (resume or force):
+            raise InputError(
+                f"{self.partial} is left from an interrupted run; continue it with --resume, or discard it with --force"
+            )
+        if not self.out.absolute().parent.is_dir():
+            raise InputError(f"{self.out.absolute().parent} is not a directory; create it first")
+
+    def begin(self, key: str, *, resume: bool) -> None:
+        """The partial directory, made or taken up again.
+
+        Args:
+            key: What the finished layers depend on.
+            resume: Whether layers of an interrupted run are kept.
+
+        Raises:
+            InputError: The interrupted run had another key.
+        """
+        stored = self.partial / _KEY
+        if self.partial.exists() and resume and stored.is_file():
+            if stored.read_text() != key:
+                raise InputError(
+                    f"{self.partial} belongs to another target, seed, eps, delta or domain; give the same arguments, "
+                    "or discard it with --force"
+                )
+            return
+        if self.partial.exists():
+            shutil.rmtree(self.partial)
+        self.partial.mkdir()
+        _write(stored, key.encode())
+
+    def layer(self, index: int, part: str) -> SubsetMask | None:
+        """The mask of a finished part of a layer, None where it was not finished."""
+        path = self._layer_path(index, part)
+        if not path.is_file():
+            return None
+        try:
+            tensors = safetensors.numpy.load(path.read_bytes())
+            return SubsetMask(tensors["windows"], tensors["subsets"])
+        except (safetensors.SafetensorError, KeyError):
+            return None
+
+    def keep(self, index: int, part: str, mask: SubsetMask) -> None:
+        """The mask of a finished part of a layer, on disk."""
+        tensors = {"windows": np.array(mask.windows), "subsets": np.array(mask.subsets)}
+        _write(self._layer_path(index, part), safetensors.numpy.save(tensors))
+
+    def finish(self, files: Mapping[str, bytes]) -> None:
+        """`OUT/` with these files and nothing else; the rename is the last act."""
+        for path in self.partial.iterdir():
+            if path.name.startswith("layer"):
+                path.unlink()
+        for name, content in files.items():
+            _write(self.partial / name, content)
+        (self.partial / _KEY).unlink(missing_ok=True)
+        _sync_directory(self.partial)
+        aside = self.out.with_name(self.out.name + ".replaced")
+        if self.out.exists():
+            if aside.exists():
+                shutil.rmtree(aside)
+            os.rename(self.out, aside)
+        os.rename(self.partial, self.out)
+        _sync_directory(self.out.absolute().parent)
+        if aside.exists():
+            shutil.rmtree(aside)
+
+    def discard(self) -> None:
+        """Nothing left of the partial directory."""
+        shutil.rmtree(self.partial, ignore_errors=True)
+
+    def _layer_path(self, index: int, part: str) -> pathlib.Path:
+        return self.partial / f"layer{index}.{part}"
+
+
+def _write(path: pathlib.Path, content: bytes) -> None:
+    """The file, whole or not at all, and on disk before this returns."""
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _sync_directory(path: pathlib.Path) -> None:
+    if os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
