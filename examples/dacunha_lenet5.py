@@ -79,10 +79,13 @@ def main(
     print(verdict.to_text())
     print(f"C_V = {found.plan.constant_v:.2f}, C_U = {found.plan.constant_u:.2f}")
     print(f"box [0, 1]: {found.certify(slth.Box(0.0, 1.0)).bound:.3f}")
-    networks = {"target": jax.jit(target), "ticket": found} | ({"literal": jax.jit(found.network)} if literal else {})
+    networks = {"target": jax.jit(lambda x: target(x)), "ticket": found} | (
+        {"literal": jax.jit(lambda x: found.network(x))} if literal else {}
+    )
     for name, network in networks.items():
         right = sum(
-            int(np.sum(np.argmax(network(images[i : i + 100]), 1) == labels[i : i + 100])) for i in range(0, 10_000, 100)
+            int(np.sum(np.argmax(network(images[i : i + 100]), 1) == labels[i : i + 100]))
+            for i in range(0, 10_000, 100)
         )
         print(f"{name:<8} {right / 100:.2f} % of the MNIST test images")
 

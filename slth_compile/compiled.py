@@ -69,7 +69,9 @@ class Compiled:
     @functools.cached_property
     def network(self) -> PrunedRandomNetwork:
         """The literal pruned random network of 2l weighted layers: a bound flax module, callable on a batch."""
-        return network(self.folded, self.ticket)
+        # First asked for inside somebody's jit, its weights are constants all the same.
+        with jax.ensure_compile_time_eval():
+            return network(self.folded, self.ticket)
 
     def dense_network(self) -> PrunedRandomNetwork:
         """The literal network with its first layers as full matrices; large."""

@@ -331,8 +331,8 @@ def _refuse_misses(planned: Plan, misses: Sequence[Miss]) -> None:
     raise UnreachableError(
         f"this seed missed {len(misses)} weight(s), an event of planned probability {planned.layout.failure:.1e}; "
         f"worst: layer '{name}' ({worst.part}), tap {worst.position[0]}, input channel {worst.position[1]}, "
-        f"output channel {worst.position[2]}: weight {worst.weight:.6g}, error {worst.error:.2e}, tolerance {worst.tolerance:.2e}. "
-        "Try another seed, or a smaller delta"
+        f"output channel {worst.position[2]}: weight {worst.weight:.6g}, error {worst.error:.2e}, "
+        f"tolerance {worst.tolerance:.2e}. Try another seed, or a smaller delta"
     )
 
 

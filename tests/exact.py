@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,9 @@ from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
+from random_networks import Case
 
+from slth_compile.certificate.difference import Difference
 from slth_compile.graph import nodes as n
 from slth_compile.graph.evaluate import LayerWeights, pool_counts, target_weights
 from slth_compile.graph.graph import Graph
@@ -65,6 +68,22 @@ def exact_evaluate(
     return tuple(fractions_of(values[i]) for i in graph.outputs)
 
 
+def difference_at(case: Case, x: np.ndarray) -> list[np.ndarray]:
+    """Ticket minus target at `x`, exactly."""
+    pair = (exact_evaluate(case.graph, x, weights) for weights in (case.ticket, case.target))
+    return [np.asarray(g - f, object) for g, f in zip(*pair, strict=True)]
+
+
+def is_inside(leaf: Difference, region: int, values: np.ndarray) -> bool:
+    """Whether exact values lie within the enclosures of one region, with no tolerance."""
+    ends = zip(leaf.lower[region].flat, values.flat, leaf.upper[region].flat, strict=True)
+    return all(_at_most(low, value) and _at_most(-high, -value) for low, value, high in ends)
+
+
+def _at_most(bound: float, value: Fraction) -> bool:
+    return bound == -np.inf or Fraction(float(bound)) <= value
+
+
 def _apply(node: n.Node, operands: Sequence[Exact], weights: LayerWeights | None, kinks: list | None) -> Exact:
     if isinstance(node, n.Add | n.Concatenate):
         parts, denominator = _common(operands)
@@ -91,12 +110,12 @@ def _apply(node: n.Node, operands: Sequence[Exact], weights: LayerWeights | None
             low = v.min() - 1
             taps = windows(v, node.window, node.stride, node.padding, (1,) * len(node.window), low)
             _record_pairs(kinks, taps, denominator, low)
-            return Exact(np.maximum.reduce(taps), denominator)
+            return Exact(functools.reduce(np.maximum, taps), denominator)
         case n.Maximum():
             front = np.moveaxis(v, node.axes, range(len(node.axes)))
-            taps = list(front.reshape(-1, *front.shape[len(node.axes) :]))
-            _record_pairs(kinks, taps, denominator, None)
-            return Exact(np.maximum.reduce(taps), denominator)
+            taps = front.reshape(math.prod(front.shape[: len(node.axes)]), -1)
+            _record_pairs(kinks, list(taps), denominator, None)
+            return Exact(taps.max(0).reshape(front.shape[len(node.axes) :]), denominator)
         case n.AveragePool():
             taps = windows(v, node.window, node.stride, node.padding, (1,) * len(node.window), 0)
             counts = np.vectorize(int, otypes=[object])(pool_counts(node, v.shape))
@@ -104,12 +123,14 @@ def _apply(node: n.Node, operands: Sequence[Exact], weights: LayerWeights | None
             return Exact(sum(taps) * (shared // counts), denominator * shared)
         case n.Mean():
             size = math.prod(v.shape[a] for a in node.axes)
-            return Exact(np.asarray(v.sum(node.axes), object), denominator * size)
+            rest = [size for axis, size in enumerate(v.shape) if axis not in node.axes]
+            sums = np.moveaxis(v, node.axes, range(len(node.axes))).reshape(size, -1).sum(0)
+            return Exact(sums.reshape(rest), denominator * size)
         case n.Slice():
             where = tuple(slice(*ends) for ends in zip(node.start, node.limit, node.stride, strict=True))
             return Exact(v[where], denominator)
         case n.Pad():
-            return Exact(np.pad(v, node.padding, constant_values=0), denominator)
+            return Exact(_padded(v, node.padding, 0), denominator)
         case n.Reshape():
             return Exact(v.reshape(node.shape), denominator)
         case n.Transpose():
@@ -150,12 +171,19 @@ def _linear(node: n.Weighted, x: Exact, kernel: Exact) -> Exact:
 
 def windows(v: np.ndarray, window: Sequence[int], stride, padding, dilation, fill: int) -> list[np.ndarray]:
     """What each tap sees from every position: arrays `(spatial'..., C)`, taps in C order."""
-    v = np.pad(v, (*padding, (0, 0)), constant_values=fill)
+    v = _padded(v, (*padding, (0, 0)), fill)
     found = []
     for tap in itertools.product(*map(range, window)):
         axes = zip(v.shape, tap, window, stride, dilation, strict=False)
         found.append(v[tuple(slice(t * d, t * d + size - (k - 1) * d, s) for size, t, k, s, d in axes)])
     return found
+
+
+def _padded(v: np.ndarray, padding: Sequence[tuple[int, int]], fill: int) -> np.ndarray:
+    """`np.pad` for Python integers: that one would fill with NumPy integers, which overflow."""
+    padded = np.full([size + low + high for size, (low, high) in zip(v.shape, padding, strict=True)], fill, object)
+    padded[tuple(slice(low, low + size) for size, (low, _) in zip(v.shape, padding, strict=True))] = v
+    return padded
 
 
 def _common(values: Sequence[Exact]) -> tuple[list[np.ndarray], int]:

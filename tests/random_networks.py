@@ -63,7 +63,7 @@ def residual(draw: Draw) -> Graph:
 
 
 def grouped(draw: Draw) -> Graph:
-    """Dilated grouped convolution on one axis, then a dense layer on positions and an average pool that counts padding."""
+    """Dilated grouped convolution on one axis, an average pool that counts padding, a dense layer on positions."""
     nodes = (
         n.Input(shape=(7, 4)),
         _convolution(draw, 0, (2, 2, 4), stride=(2,), padding=((2, 1),), dilation=(2,), groups=2),

@@ -39,7 +39,8 @@ def test_up_and_down_enclose_on_the_device(pairs: list[tuple[float, float]]) -> 
     with jax.enable_x64(True):
         results = [np.asarray(v) for v in _enclosed(jnp.asarray(a), jnp.asarray(b))]
     for x, y, *ends in zip(a, b, *results, strict=True):
-        for exact, low, high in zip((Fraction(x) + Fraction(y), Fraction(x) * Fraction(y)), ends[::2], ends[1::2]):
+        exacts = Fraction(x) + Fraction(y), Fraction(x) * Fraction(y)
+        for exact, low, high in zip(exacts, ends[::2], ends[1::2], strict=True):
             assert Fraction(low) <= exact <= Fraction(high)
 
 

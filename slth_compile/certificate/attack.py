@@ -1,4 +1,4 @@
-"""How large the difference is seen to be: a lower bound to print next to the certificate, found by projected gradient."""
+"""How large the difference is seen to be: a lower bound beside the certificate, found by projected gradient."""
 
 from __future__ import annotations
 
@@ -63,8 +63,11 @@ def attack(
 ) -> Attack:
     """The largest difference of two networks of one graph that sign gradient steps find in a domain.
 
-    Every output element is maximised and minimised from every start, `x <- clip(x + r_k (upper - lower) sign(gradient))`,
-    with step sizes `r_k` that fall linearly from 1/4 to 0. Named points are all evaluated instead.
+    Every output element is maximised and minimised from every start,
+
+        x <- clip(x + r_k (upper - lower) sign(gradient)),   r_k falling linearly from 1/4 to 0.
+
+    Named points are all evaluated instead.
 
     Args:
         graph: The network's graph, folded.
@@ -96,10 +99,11 @@ def attack(
         seen = np.abs(np.concatenate([np.asarray(difference(weights, rows)) for rows in _chunks(starts)]))
         picks = np.sort(np.argsort(seen.max(axis=0))[::-1][:MAX_OUTPUTS])
         climb = jax.jit(functools.partial(_climb, graph, clips, steps))
+        chunks = list(zip(*map(_chunks, (starts, lows, highs)), strict=True))
         ends = [starts]
         for pick in picks:
             for sign in (1.0, -1.0):
-                ends += [np.asarray(climb(weights, *v, pick, sign)) for v in zip(*map(_chunks, (starts, lows, highs)))]
+                ends += [np.asarray(climb(weights, *rows, pick, sign)) for rows in chunks]
         inputs = len(starts) * (1 + 2 * len(picks) * (steps + 1))
         found = np.concatenate(ends)
         return _best(
@@ -112,7 +116,7 @@ def _chunks(rows: np.ndarray) -> list[np.ndarray]:
 
 
 def _difference(graph: Graph, clips: Clips, weights: tuple[Weights, ...], x: jax.Array) -> jax.Array:
-    """`g - f`, all leaves joined: shape `(batch, elements)`; `clips` holds the one field of weights that is no array."""
+    """`g - f`, all leaves, as `(batch, elements)`; `clips` holds the one field of weights that is no array."""
     target, ticket = (
         evaluate(graph, x, {i: w._replace(clip=clip[i]) for i, w in arrays.items()})
         for clip, arrays in zip(clips, weights, strict=True)
@@ -137,7 +141,7 @@ def _climb(
         values = sign * _difference(graph, clips, weights, x)[:, pick]
         return values.sum(), values
 
-    def step(carry: tuple[jax.Array, jax.Array, jax.Array], size: jax.Array):  # noqa: ANN202
+    def step(carry: tuple[jax.Array, jax.Array, jax.Array], size: jax.Array):
         x, best, at_best = carry
         (_, values), gradient = jax.value_and_grad(objective, has_aux=True)(x)
         better = values > best

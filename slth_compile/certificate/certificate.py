@@ -19,7 +19,7 @@ _INTERVAL_MARGIN = 2.0**-32
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Certificate:
-    """`sup over x in the domain of |f(x)_i - g(x)_i| <= per_output_i <= bound`, in real arithmetic, for the exact weights.
+    """`sup over x in the domain of |f(x)_i - g(x)_i| <= per_output_i <= bound`: real arithmetic, exact weights.
 
     Attributes:
         domain: Place of the domain in the ticket's list.
@@ -55,7 +55,8 @@ class Certificate:
         """
         leaves = zip(entry["per_output"], graph.outputs, strict=True)
         per_output = tuple(np.asarray(leaf, np.float64).reshape(graph.shapes[i]) for leaf, i in leaves)
-        return cls(*(entry[name] for name in ("domain", "kind", "method", "bound", "lower")), per_output)
+        fixed = {name: entry[name] for name in ("domain", "kind", "method", "bound", "lower")}
+        return cls(**fixed, per_output=per_output)
 
 
 def certify_domain(graph: Graph, errors: Mapping[int, LayerErrors], domain: Domain, index: int) -> Certificate:
@@ -73,9 +74,9 @@ def certify_domain(graph: Graph, errors: Mapping[int, LayerErrors], domain: Doma
 def certificate_of(differences: Sequence[Difference], kind: str, index: int) -> Certificate:
     """What is published of enclosures over the regions of a domain.
 
-    Points add the width of their enclosures, which is rounding only, to the bound and take it off the lower end; regions
-    add a relative margin of 2^-32. So a checker that rounds elsewhere confirms the numbers. All are rounded outward to ten
-    significant digits.
+    Points add the width of their enclosures, which is rounding only, to the bound and take it off the lower end;
+    regions add a relative margin of 2^-32. So a checker that rounds elsewhere confirms the numbers. All are rounded
+    outward to ten significant digits.
 
     Args:
         differences: One a leaf.

@@ -112,12 +112,12 @@ def nonpositive_part(values: Interval) -> Interval:
 
 
 def centred(values: Interval) -> tuple[jax.Array, jax.Array]:
-    """`(centre, radius)` with every element within `radius` of `centre`; where the bounds meet, only rounding is left."""
+    """`(centre, radius)` with every element within `radius` of `centre`; only rounding where the bounds meet."""
     centre = 0.5 * values.lower + 0.5 * values.upper
     return centre, jnp.maximum(up(values.upper - centre), up(centre - values.lower))
 
 
-def mean(values: Interval, total: Callable[[jax.Array], jax.Array], counts: np.ndarray, terms: int) -> Interval:
+def mean(values: Interval, total: Callable[[jax.Array], jax.Array], counts: np.ndarray | float, terms: int) -> Interval:
     """All means `total(v) / counts`.
 
     Args:
@@ -154,8 +154,8 @@ def linear_image(terms: Sequence[Term], window: Window, offset: Offset | None) -
     """All sums of the terms' `K v` over the window, plus the offset.
 
     In centre and radius form, `K (c +- r) = kernel c +- |kernel| r`. Rounding of the first product is at most
-    `gamma |kernel| |c|`; it joins the radius before the second product, whose own rounding the factor `1 + 4 gamma` covers:
-    `(1 + gamma) / (1 - gamma) <= 1 + 4 gamma` and the few elementwise operations are part of the 32 spare terms.
+    `gamma |kernel| |c|`; it joins the radius before the second product, whose own rounding the factor `1 + 4 gamma`
+    covers: `(1 + gamma) / (1 - gamma) <= 1 + 4 gamma`, the few elementwise operations being part of the 32 spare terms.
 
     Args:
         terms: The summands, of one geometry; values of shape `(spatial..., C, batch)`.
@@ -171,7 +171,7 @@ def linear_image(terms: Sequence[Term], window: Window, offset: Offset | None) -
     inflate = 1 + 4 * error
     products: list[tuple[jax.Array, jax.Array]] = []
     spreads: list[tuple[jax.Array, jax.Array]] = []
-    rest: jax.Array | float = 0.0
+    sums: list[jax.Array] = []
     for values, kernel, magnitude, relative, radius in terms:
         centre, spread = centred(values.each(lambda v: jnp.moveaxis(v, -2, 0)))
         size = jnp.abs(centre) + spread
@@ -179,11 +179,12 @@ def linear_image(terms: Sequence[Term], window: Window, offset: Offset | None) -
             products.append((centre, kernel))
             spreads.append(((spread + (relative + error) * size) * inflate + 4 * TINY, magnitude))
         if radius is not None and radius.ndim < 2:
-            rest = rest + _window_sums(size * inflate + 4 * TINY, window) * _column(radius, size.ndim)
+            sums.append(_window_sums(size * inflate + 4 * TINY, window) * _column(radius, size.ndim))
         elif radius is not None:
             spreads.append((size * inflate + 4 * TINY, radius))
-    middle = _contract(products, window) if products else jnp.zeros(())
-    reach = (_contract(spreads, window) if spreads else 0.0) + rest
+    sums += [_contract(spreads, window)] if spreads else []
+    reach = sum(sums[1:], sums[0])
+    middle = _contract(products, window) if products else jnp.zeros_like(reach)
     if offset is not None:
         middle = middle + _column(offset.centre, reach.ndim)
         reach = reach + _column(offset.radius, reach.ndim)
@@ -194,7 +195,7 @@ def linear_image(terms: Sequence[Term], window: Window, offset: Offset | None) -
 
 
 def arranged(kernel: np.ndarray, window: Window) -> np.ndarray:
-    """A kernel `(taps..., C/groups, S)` in the layout products want: `(groups, outer taps..., S/groups, inner taps..., C/groups)`.
+    """A kernel `(taps..., C/groups, S)` as `(groups, outer taps..., S/groups, inner taps..., C/groups)`, for products.
 
     Outer taps become output features, shifted and added after the product; inner taps become input channels.
     """

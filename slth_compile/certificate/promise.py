@@ -8,8 +8,8 @@ before it and a residual:
     max-pool   d' = d[argmax x] + r,     0 <= r <= max(0, max over others of (x + D) - (x - D)[argmax])
 
 with D an interval bound on |d|. Then `|d_out| <= sum over nodes |A| |r|` with A the output's derivative by the
-residual, one backward pass an output: errors of all layers meet with their signs, as in the backward engines of the verifiers
-(Zhang et al., CROWN, NeurIPS 2018).
+residual, one backward pass an output: errors of all layers meet with their signs, as in the backward engines of the
+verifiers (Zhang et al., CROWN, NeurIPS 2018).
 
 Every residual grows at least as fast as the tolerances, and A does not depend on them, so
 
@@ -45,8 +45,11 @@ _CHUNK_BYTES = 2**27
 _SLACK = 2.0**-19
 
 
-def promise_at_points(graph: Graph, tolerances: Mapping[int, tuple[float, float]], x: np.ndarray) -> np.ndarray:
-    """Largest difference of any output at every point, for all errors within the tolerances.
+def promise_at_points(graph: Graph, tolerances: Mapping[int, tuple[float, float]], x: np.ndarray) -> float:
+    """Largest difference of any output at any of the points, for all errors within the tolerances.
+
+    Backward passes that stop at the last convolution, with the interval bound D for all before it, are cheap and
+    already close; only points whose cheap bound exceeds the largest full one found go through the whole network.
 
     Args:
         graph: The folded target.
@@ -54,49 +57,77 @@ def promise_at_points(graph: Graph, tolerances: Mapping[int, tuple[float, float]
         x: Points, `(samples, *input_shape)`.
 
     Returns:
-        `B(eta)` of every point, `(samples,)`.
+        `B(eta)` over the points.
     """
+    convolutions = [i for i in graph.layers if isinstance(graph.nodes[i], n.Convolution)]
+    last = max(convolutions, default=0)
+    cheap = _promises(graph, tolerances, x, last)
+    if last <= graph.layers[0]:
+        return float(cheap.max())
+    largest, left = 0.0, np.argsort(-cheap)
+    batch = 32
+    while left.size and cheap[left[0]] > largest:
+        largest = max(largest, float(_promises(graph, tolerances, x[left[:batch]], 0).max()))
+        left, batch = left[batch:], 256
+    return largest
+
+
+def _promises(graph: Graph, tolerances: Mapping[int, tuple[float, float]], x: np.ndarray, start: int) -> np.ndarray:
+    """`B(eta)` of every point, `(samples,)`, by backward passes that stop at node `start`."""
     outputs = sum(math.prod(graph.shapes[i]) for i in graph.outputs)
-    largest = max(math.prod(shape) for shape in graph.shapes)
-    size = max(1, min(len(x), _CHUNK_BYTES // (8 * largest * min(outputs, LARGEST_OUTPUT))))
-    bounds = []
+    elements = max(math.prod(shape) for shape in graph.shapes) * min(outputs, LARGEST_OUTPUT)
+    size = min(1 << (len(x) - 1).bit_length(), 1 << max(0, (_CHUNK_BYTES // (8 * elements)).bit_length() - 1))
     weights = {
         i: (_single(w.positive), None if w.bias is None else _single(w.bias)) for i, w in target_weights(graph).items()
     }
     eta = {i: (jnp.float32(kernel), jnp.float32(bias)) for i, (kernel, bias) in tolerances.items()}
-    program = _program(Structure(graph))
-    for start in range(0, len(x), size):
-        rows = np.minimum(np.arange(start, start + size), len(x) - 1)
+    program = _program(Structure(graph), start)
+    bounds = []
+    for first in range(0, len(x), size):
+        rows = np.minimum(np.arange(first, first + size), len(x) - 1)
         bounds.append(np.asarray(program(weights, eta, _single(x[rows])), np.float64))
     return np.concatenate(bounds)[: len(x)]
 
 
 @functools.lru_cache(maxsize=32)
-def _program(structure: Structure):
-    return jax.jit(functools.partial(_promise, structure.graph))
+def _program(structure: Structure, start: int):
+    return jax.jit(functools.partial(_promise, structure.graph, start))
 
 
-def _promise(graph: Graph, weights: Any, eta: Any, x: jax.Array) -> jax.Array:
+def _promise(graph: Graph, start: int, weights: Any, eta: Any, x: jax.Array) -> jax.Array:
     values, residuals, interval = _forward(graph, weights, eta, x)
     reach = jnp.max(jnp.stack([_largest(interval[i]) for i in graph.outputs]), 0)
     if sum(math.prod(graph.shapes[i]) for i in graph.outputs) > LARGEST_OUTPUT:
         return reach
+    sizes = {i: interval[i] if _is_entrance(graph, i, start) else r for i, r in residuals.items() if i >= start}
+    sizes |= {j: interval[j] for j in range(1, start) if _is_read_past(graph, j, start)}
 
     def outputs(noise: dict[int, jax.Array]) -> jax.Array:
-        found = _linearised(graph, weights, values, noise)
+        found = _linearised(graph, start, weights, values, noise)
         return jnp.concatenate([d.reshape(len(x), -1) for d in found], 1)
 
-    zeros = {i: jnp.zeros_like(r) for i, r in residuals.items()}
     # Linear in the noise: one transposed pass an output gives its derivatives by every residual.
-    flat, transpose = jax.vjp(outputs, zeros)
+    flat, transpose = jax.vjp(outputs, {i: jnp.zeros_like(size) for i, size in sizes.items()})
 
     def bound(row: jax.Array) -> jax.Array:
         (derivatives,) = transpose(jnp.broadcast_to(row, flat.shape))
-        return sum(jnp.sum((jnp.abs(a) * residuals[i]).reshape(len(x), -1), 1) for i, a in derivatives.items())
+        return sum(jnp.sum((jnp.abs(a) * sizes[i]).reshape(len(x), -1), 1) for i, a in derivatives.items())
 
     rows = lax.map(bound, jnp.eye(flat.shape[1], dtype=x.dtype))
     factor = max((2.0 if isinstance(graph.nodes[i], n.LogSoftmax) else 1.0) for i in graph.outputs)
     return jnp.minimum(factor * jnp.max(rows, 0), reach)
+
+
+def _is_entrance(graph: Graph, i: int, start: int) -> bool:
+    """Whether node `i` is a layer past `start` that reads a node before it: its interval bound enters as a residual."""
+    node = graph.nodes[i]
+    return isinstance(node, n.Convolution | n.Dense) and node.inputs[0] < start <= i
+
+
+def _is_read_past(graph: Graph, j: int, start: int) -> bool:
+    """Whether a node past `start` that is no layer reads node `j` before it: the interval bound of `j` enters there."""
+    readers = [i for i in range(start, len(graph.nodes)) if j in graph.nodes[i].inputs]
+    return j in graph.outputs or any(not _is_entrance(graph, i, start) for i in readers)
 
 
 def _forward(graph: Graph, weights: Any, eta: Any, x: jax.Array) -> tuple[list[jax.Array], dict[int, jax.Array], list]:
@@ -134,15 +165,20 @@ def _forward(graph: Graph, weights: Any, eta: Any, x: jax.Array) -> tuple[list[j
     return values, residuals, reach
 
 
-def _linearised(graph: Graph, weights: Any, values: Sequence[jax.Array], noise: Mapping[int, jax.Array]) -> list:
+def _linearised(
+    graph: Graph, start: int, weights: Any, values: Sequence[jax.Array], noise: Mapping[int, jax.Array]
+) -> list[jax.Array]:
     """Differences of the outputs for given residuals, linear in them."""
-    found: list[jax.Array] = [jnp.zeros_like(values[0])]
-    for i, node in enumerate(graph.nodes[1:], 1):
+    found: list[jax.Array] = []
+    for i, node in enumerate(graph.nodes):
+        if i == 0 or i < start:
+            found.append(noise[i] if i in noise else jnp.zeros_like(values[i]))
+            continue
         ds, y = [found[j] for j in node.inputs], values[node.inputs[0]]
         d = ds[0]
         match node:
             case n.Convolution() | n.Dense():
-                d = linear(node, d, weights[i][0])
+                d = jnp.zeros_like(values[i]) if _is_entrance(graph, i, start) else linear(node, d, weights[i][0])
             case n.Relu():
                 d = jnp.where(y > 0, d, 0)
             case n.LeakyRelu():

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from slth_compile.certificate.enclosure import Interval, added, nonnegative_part
+from slth_compile.certificate.enclosure import Interval, nonnegative_part
 from slth_compile.certificate.rounding import down, up, without_subnormals
 
 Rounding = Callable[[jax.Array], jax.Array]
@@ -29,9 +29,9 @@ def activation_image(y: Interval, slope: float = 0.0) -> Interval:
 def activation_difference(y: Interval, d: Interval, slope: float = 0.0, z: Interval | None = None) -> Interval:
     """The exact image, rounded outward, of `h(y, d) = a(y + d) - a(y)` for `a(y) = max(y, slope * y)`.
 
-    `h` rises in `d`; `a` is convex, so `h` rises in `y` where `d >= 0` and falls where `d <= 0`. Without `z` the maximum
-    is at `d = du` and `y = yu if du >= 0 else yl`, the minimum at `d = dl` and `y = yl if dl >= 0 else yu`.
-    With `y + d` in `z` known as well, `d` lies in `[zl - yu, zu - yl]` and the extremal `y` moves to the edge of that strip.
+    `h` rises in `d`; `a` is convex, so `h` rises in `y` where `d >= 0` and falls where `d <= 0`. Without `z` the
+    maximum is at `d = du` and `y = yu if du >= 0 else yl`, the minimum at `d = dl` and `y = yl if dl >= 0 else yu`.
+    With `y + d` in `z` known as well, `d` lies in `[zl - yu, zu - yl]` and the extremal `y` moves to that strip's edge.
 
     Args:
         y: The target's pre-activation.
@@ -50,22 +50,24 @@ def activation_difference(y: Interval, d: Interval, slope: float = 0.0, z: Inter
     return Interval(_rise(lowest, dl, slope, down), _rise(highest, du, slope, up))
 
 
-def maximum_image(x: Sequence[Interval], d: Sequence[Interval] | None) -> tuple[Interval, Interval | None]:
-    """The maximum of the elements of `x`, and the difference of the maxima of `x + d` and `x`.
+def maximum_image(
+    x: Sequence[Interval], d: Sequence[Interval] | None, z: Sequence[Interval] | None
+) -> tuple[Interval, Interval | None]:
+    """The maximum of the elements of `x`, and the difference of the maxima of `z = x + d` and `x`.
 
     Where the ticket's maximum sits, its element is at least every lower bound, and the difference is at most that
-    element's own: `upper = max {du_i : zu_i >= max_j zl_j}`, with `z = x + d`. Where the target's maximum sits it is at
-    least that element's own: `lower = min {dl_j : xu_j >= max_i xl_i}`. The difference of the two maxima's own bounds is
-    a bound as well, and the better one where regions are points: there the maxima may sit in different places.
+    element's own: `upper = max {du_i : zu_i >= max_j zl_j}`. Where the target's maximum sits it is at least that
+    element's own: `lower = min {dl_j : xu_j >= max_i xl_i}`. The two maxima's own bounds bound their difference as
+    well, and better at points: there the two may sit in different places.
 
     Args:
         x: Elements of the target, of one shape; `-inf` marks an element that is not there.
         d: Ticket minus target, or None where they agree.
+        z: Elements of the ticket, marked likewise, or None with `d`.
     """
     image = Interval(_highest([v.lower for v in x]), _highest([v.upper for v in x]))
-    if d is None:
+    if d is None or z is None:
         return image, None
-    z = [added(v, w) for v, w in zip(x, d, strict=True)]
     ticket = Interval(_highest([v.lower for v in z]), _highest([v.upper for v in z]))
     wins = [jnp.where(v.upper >= ticket.lower, w.upper, -jnp.inf) for v, w in zip(z, d, strict=True)]
     holds = [jnp.where(v.upper >= image.lower, w.lower, jnp.inf) for v, w in zip(x, d, strict=True)]

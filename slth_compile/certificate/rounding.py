@@ -1,18 +1,18 @@
 """Outward rounding for float64 on devices that may flush subnormals, in any order of summation.
 
-The model behind every bound: one operation returns `(a op b)(1 + e) + t` with `|e| <= 2^-53` and `|t| <= 2^-1022`, where
-`t` stands for a result, or an operand of a sum, that was flushed to zero. Fused multiply-adds only do better. Nothing here
-divides: XLA turns division by a constant into a product with its reciprocal. It also merges `(x + c) + c'`, so the only
-additive literals in certified code are multiples of `TINY`, which merge exactly.
+The model behind every bound: one operation returns `(a op b)(1 + e) + t` with `|e| <= 2^-53` and `|t| <= 2^-1022`,
+where `t` stands for a result that was flushed to zero. Fused multiply-adds only do better. Operands are never
+subnormal: `without_subnormals` widens what comes from outside. Nothing here divides, as XLA turns division by a
+constant into a product with its reciprocal. XLA also merges `(x + c) + c'`: the literals added in certified code are
+multiples of `TINY`, or have room to spare.
 """
 
 from __future__ import annotations
 
 import math
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
-from typing import TypeVar
+from typing import Any, TypeVar
 
-import jax
 import numpy as np
 
 UNIT_ROUNDOFF = 2.0**-53
@@ -21,7 +21,7 @@ TINY = 2.0**-1022
 
 PUBLISHED_DIGITS = 10
 
-Array = TypeVar("Array", float, np.ndarray, jax.Array)
+Array = TypeVar("Array", bound=Any)
 
 
 def gamma(terms: int) -> float:
@@ -69,8 +69,8 @@ def without_subnormals(lower: np.ndarray, upper: np.ndarray) -> tuple[np.ndarray
 def published_up(value: float) -> float:
     """The value rounded up to ten significant decimal digits.
 
-    The float that is returned is the nearest one to that decimal. Rounding to nearest is monotone and `value` is a float
-    below the decimal, so the float is at least `value` too: both readings of the printed number are true.
+    The float that is returned is the nearest one to that decimal. Rounding to nearest is monotone and `value` is a
+    float below the decimal, so the float is at least `value` too: both readings of the printed number are true.
 
     Args:
         value: A float64, not NaN; infinities are returned as they are.

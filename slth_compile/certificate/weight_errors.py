@@ -39,12 +39,12 @@ def _layer_errors(
     node = graph.nodes[position]
     assert isinstance(node, Weighted)
 
-    def kernel(sums: np.ndarray | None) -> tuple[np.ndarray | None, float | None]:
+    def kernel(sums: np.ndarray | None) -> tuple[np.ndarray | None, np.ndarray | None]:
         if sums is None:
             return None, None
         folding = node.kernel_error * np.abs(node.kernel)
         center, radius = enclose_difference(from_canonical(node, sums), gadget.gain, node.kernel, folding)
-        return center, float(radius.max())
+        return center, radius.reshape(-1, radius.shape[-1]).max(0)
 
     positive, positive_radius = kernel(layer.positive)
     negative, negative_radius = kernel(layer.negative)

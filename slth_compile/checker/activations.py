@@ -38,7 +38,7 @@ def largest_difference(low: np.ndarray, x_upper: np.ndarray, z: Interval, d: Int
     """Difference of two maxima over `axis`.
 
     `max z - max x <= d_i` for an i where z is largest, so one with `z_i.upper >= max_j z_j.lower`; and `>= d_j` for a j
-    where x is largest.
+    where x is largest. The enclosures of both maxima bound it too, which is what is exact at points.
 
     Args:
         low: Lower bounds of x.
@@ -51,6 +51,8 @@ def largest_difference(low: np.ndarray, x_upper: np.ndarray, z: Interval, d: Int
     upper = np.where(winner, d.upper, -np.inf).max(axis=axis)
     winner = x_upper >= low.max(axis=axis, keepdims=True)
     lower = np.where(winner, d.lower, np.inf).min(axis=axis)
+    upper = np.minimum(upper, up(z.upper.max(axis=axis) - low.max(axis=axis)))
+    lower = np.maximum(lower, down(z.lower.max(axis=axis) - x_upper.max(axis=axis)))
     return Interval(lower, upper)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from slth_compile.checker.arithmetic import TINY, Interval, gamma
+from slth_compile.checker.arithmetic import TINY, Interval, down, gamma, up
 from slth_compile.checker.shapes import positions
 
 Fields = Mapping[str, Any]
@@ -28,6 +28,8 @@ def max_pool_difference(x: Interval, z: Interval, d: Interval, fields: Fields) -
         np.maximum(upper, np.where(reach >= best_z, value, -np.inf), out=upper)
     for reach, value in zip(_taps(x.upper, fields, -np.inf), _taps(d.lower, fields, np.inf), strict=True):
         np.minimum(lower, np.where(reach >= best_x, value, np.inf), out=lower)
+    np.minimum(upper, up(_largest(z.upper, fields) - best_x), out=upper)
+    np.maximum(lower, down(best_z - _largest(x.upper, fields)), out=lower)
     return Interval(lower, upper)
 
 

@@ -73,6 +73,8 @@ def _structure(graph: Graph) -> list[str]:
                 problems.append(f"'{node.name}' ({type(node).__name__}): axis {node.axis} of shape {shapes[i]}")
         if isinstance(node, n.LeakyRelu) and not 0 <= node.slope <= 1:
             problems.append(f"'{node.name}' (leaky relu): slope {node.slope}; expected 0 <= slope <= 1")
+        if isinstance(node, n.BatchNorm | n.Affine) and not shapes[i]:
+            problems.append(f"'{node.name}' ({type(node).__name__}): reads single numbers; expected a channel axis")
         if graph.consumers[i] == 0:
             problems.append(f"'{node.name}' ({type(node).__name__}): nothing reads it and it is no output")
         if any(size == 0 for size in shapes[i]):

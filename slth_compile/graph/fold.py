@@ -11,6 +11,7 @@ import dataclasses
 
 import numpy as np
 
+from slth_compile.errors import InputError
 from slth_compile.graph import nodes as n
 from slth_compile.graph.graph import Graph
 
@@ -18,6 +19,7 @@ from slth_compile.graph.graph import Graph
 # second order stay below 2^-50. A bias takes three more; 2^-49 of the sum of magnitudes covers them.
 KERNEL_ROUNDING = 2.0**-50
 BIAS_ROUNDING = 2.0**-49
+SMALLEST_WEIGHT = 2.0**-900
 _TINY = 2.0**-1000
 
 
@@ -83,9 +85,14 @@ def _merge(layer: n.Weighted, node: n.BatchNorm | n.Affine) -> n.Weighted:
         mean = 0.0
         beta = 0.0 if node.shift is None else np.asarray(node.shift, np.float64)
         has_bias = layer.bias is not None or node.shift is not None
+    factor = np.broadcast_to(factor, layer.kernel.shape[-1:])
     exact = isinstance(node, n.Affine) and node.scale is None
     kernel = layer.kernel if exact else layer.kernel * factor
     kernel_error = layer.kernel_error if exact else (layer.kernel_error + KERNEL_ROUNDING) * (1 + 2.0**-40)
+    if np.any((np.abs(kernel) < SMALLEST_WEIGHT) & (layer.kernel != 0) & (factor != 0)):
+        raise InputError(
+            f"'{node.name or layer.name}': folding its scale leaves weights below 2^-900; rescale the model"
+        )
     if not has_bias:
         return dataclasses.replace(layer, kernel=kernel, kernel_error=kernel_error)
     channels = layer.kernel.shape[-1]

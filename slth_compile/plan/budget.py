@@ -86,16 +86,13 @@ def allocate(graph: Graph, eps: float, domains: Sequence[Domain], signed: dict[i
         factor = _reduced(graph, shaped, factor, goal, signed, regions.spread(SEARCHED_REGIONS))
     bound = 0.0
     for regions in everywhere:
-        found = _bounds(graph, _scaled(shaped, factor), signed, regions)
-        worst = float(found.max())
+        worst = _bound(graph, _scaled(shaped, factor), signed, regions)
         if worst > goal and regions.points:
             # B(s eta) <= s B(eta) at points, and everywhere else B grows with the tolerances: nothing is redone.
             factor, worst = factor * goal / worst, goal
         elif worst > goal:
-            factor = _reduced(
-                graph, shaped, factor, goal, signed, regions.picked(np.argsort(-found)[:SEARCHED_REGIONS])
-            )
-            worst = float(_bounds(graph, _scaled(shaped, factor), signed, regions).max())
+            factor = _reduced(graph, shaped, factor, goal, signed, regions)
+            worst = _bound(graph, _scaled(shaped, factor), signed, regions)
         bound = max(bound, worst)
     if not 0 < bound <= eps:
         raise UnreachableError(f"plan: the promised bound is {bound:.3e} with eps={eps:g}; ask for a larger eps")
@@ -108,7 +105,7 @@ def _reduced(
     """About the largest factor, not above the ceiling, that keeps the regions within the goal."""
     factor = min(1.0, ceiling)
     for _ in range(ROUNDS):
-        bound = float(_bounds(graph, _scaled(shaped, factor), signed, regions).max())
+        bound = _bound(graph, _scaled(shaped, factor), signed, regions)
         if not np.isfinite(bound):
             raise UnreachableError("plan: the bound is not finite for any tolerance tried; use a smaller domain")
         if bound <= goal and (bound >= 0.97 * goal or factor == ceiling):
@@ -131,7 +128,7 @@ def _shaped(graph: Graph, eps: float, sampled: Sequence[_Regions], signed: dict[
                 continue
             probe = _PROBE * largest
             one = zero | {i: (probe, 0.0) if which == 0 else (0.0, probe)}
-            sensitivity = max(float(_bounds(graph, one, signed, regions).max()) for regions in sampled) / probe
+            sensitivity = max(_bound(graph, one, signed, regions) for regions in sampled) / probe
             part = (1 - EQUAL_SHARE) * weights.size / total + EQUAL_SHARE / (2 * len(graph.layers))
             share = eps * part / sensitivity if sensitivity > 0 else largest
             pair.append(min(share, largest))
@@ -139,13 +136,12 @@ def _shaped(graph: Graph, eps: float, sampled: Sequence[_Regions], signed: dict[
     return shaped
 
 
-def _bounds(graph: Graph, tolerances: Tolerances, signed: dict[int, bool], regions: _Regions) -> np.ndarray:
-    """`B(eta)` of every region, `(regions,)`."""
+def _bound(graph: Graph, tolerances: Tolerances, signed: dict[int, bool], regions: _Regions) -> float:
+    """`B(eta)` over the regions."""
     if regions.points:
         return promise_at_points(graph, tolerances, regions.lower)
     leaves = bound_tolerances(graph, tolerances, signed, regions.lower, regions.upper)
-    sizes = [np.maximum(np.abs(leaf.lower), np.abs(leaf.upper)).reshape(len(leaf.lower), -1) for leaf in leaves]
-    return np.concatenate(sizes, 1).max(1)
+    return max(float(np.max(np.maximum(np.abs(leaf.lower), np.abs(leaf.upper)))) for leaf in leaves)
 
 
 def _scaled(tolerances: dict[int, tuple[float, float]], factor: float) -> dict[int, tuple[float, float]]:

@@ -27,7 +27,7 @@ from slth_compile.subset_sum.meet_in_the_middle import closest_subset
 from slth_compile.subset_sum.problem import chunk_size
 
 SEED = 20220501
-BLOCK = 1 << 14
+BLOCK = 1 << 12
 
 
 @functools.partial(jax.jit, static_argnums=(0,))
@@ -56,7 +56,7 @@ def histogram(window: int, column: int, samples: int) -> np.ndarray:
     Args:
         window: Candidates m.
         column: Index into `TARGETS`; `COLUMNS - 1` is the forced column.
-        samples: A multiple of 16384.
+        samples: A multiple of 4096.
 
     Returns:
         int64 `(HALF_OCTAVES + 1,)`: entry b counts errors e with `2^(-(b+1)/2) < e <= 2^(-b/2)`; the last, all smaller.

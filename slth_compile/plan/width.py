@@ -32,7 +32,7 @@ from slth_compile.plan.calibration import COLUMNS, HALF_OCTAVES, STEPS_PER_OCTAV
 from slth_compile.source.dyadic import PRODUCT_BITS
 from slth_compile.source.layout import MAXIMUM_WIDTH, Gadget
 
-SMALLEST_WINDOW = 8
+SMALLEST_WINDOW, LARGEST_WINDOW = 8, 24
 GAINS = 4
 _GRID_STEPS = 4
 _ROUNDING = 1 + 1e-9
@@ -76,13 +76,15 @@ def plan_gadget(problems: Problems) -> Gadget:
         return Gadget(width=1, gain=0, window=SMALLEST_WINDOW, tolerance=problems.tolerance, failure=0.0)
     lowest = int(np.ceil(np.log2(largest)))
     best: Gadget | None = None
-    for gain in range(lowest, lowest + GAINS):
-        if problems.tolerance - problems.error < np.ldexp(_GRID_STEPS, gain - PRODUCT_BITS):
-            continue
-        for window, limits in _grid_limits().items():
-            gadget = _least_width(problems, gain, window, limits, best.width if best else MAXIMUM_WIDTH)
-            if gadget is not None and (best is None or gadget.width < best.width):
-                best = gadget
+    for window, limits in _grid_limits().items():
+        # Two candidates more cost twice the time and two mask bits: past the usual windows they must halve the width.
+        cap = MAXIMUM_WIDTH if best is None else best.width // (2 if window > LARGEST_WINDOW else 1)
+        for gain in range(lowest, lowest + GAINS):
+            if problems.tolerance - problems.error < np.ldexp(_GRID_STEPS, gain - PRODUCT_BITS):
+                continue
+            gadget = _least_width(problems, gain, window, limits, cap)
+            if gadget is not None:
+                best, cap = gadget, gadget.width - 1
     if best is not None:
         return best
     if problems.tolerance - problems.error < np.ldexp(_GRID_STEPS, lowest - PRODUCT_BITS):

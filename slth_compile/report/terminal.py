@@ -34,11 +34,12 @@ def render_terminal(summary: Summary) -> str:
             f"{'measured':<9}  {found.metric} on {found.samples} samples: target {found.target:.4f}, "
             f"ticket {found.ticket:.4f}{literal}"
         )
-    total = sum(summary.measured.seconds.values())
+    seconds = summary.measured.seconds
+    stages = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
     lines += [
         f"size       mask {numbers.size(summary.mask_bytes)} ({summary.mask_bits_per_weight:.1f} bits a weight), "
         f"{numbers.count(summary.parameters_v)} random weights in V of which {numbers.count(summary.kept)} kept",
-        f"seconds    {total:.1f} ({', '.join(f'{name} {value:.1f}' for name, value in summary.measured.seconds.items())})",
+        f"seconds    {sum(seconds.values()):.1f} ({stages})",
         f"ticket id  {summary.ticket_id}",
     ]
     return "\n".join(lines)

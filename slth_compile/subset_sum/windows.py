@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +62,8 @@ def solve_family(family: Family, progress: Progress = lambda solved: None) -> So
         Mask and misses.
     """
     weights = family.weights.reshape(-1)
-    tolerance = family.gadget.tolerance
+    # A hair inside, so that a checker that rounds otherwise finds the tolerance met too.
+    tolerance = family.gadget.tolerance * (1 - 2.0**-30)
     windows = np.zeros(weights.size, np.uint16)
     subsets = np.zeros(weights.size, np.uint32)
     best = _outer_error(family, np.arange(weights.size), np.zeros(weights.size, np.int64))
@@ -68,44 +71,54 @@ def solve_family(family: Family, progress: Progress = lambda solved: None) -> So
     pending = np.flatnonzero(weights != 0)
     progress(weights.size - pending.size)
     number = 0
-    while True:
-        pending = pending[available[family.channel(pending)] > number]
-        if pending.size == 0:
-            break
-        found, sums = _solve_window(family, pending, number)
-        errors = _outer_error(family, pending, sums)
-        better = errors < best[pending]
-        chosen = pending[better]
-        windows[chosen] = np.where(found[better] == 0, 0, number)
-        subsets[chosen] = found[better]
-        best[chosen] = errors[better]
-        left = pending[best[pending] > tolerance]
+    while pending.size:
+        # Few weights left take several windows at once, so that batches stay full; the first one met is theirs.
+        together = max(1, batch_size(family.gadget.window) // pending.size)
+        exists = available[family.channel(pending)][:, None] > number + np.arange(together)
+        which, ahead = np.nonzero(exists)
+        flat, numbers = pending[which], number + ahead
+        found, sums = _solve(family, flat, numbers)
+        errors = _outer_error(family, flat, sums)
+        for step in range(together):
+            rows = np.flatnonzero(ahead == step)
+            rows = rows[(errors[rows] < best[flat[rows]]) & ((best[flat[rows]] > tolerance) | (number + step == 0))]
+            chosen = flat[rows]
+            windows[chosen] = np.where(found[rows] == 0, 0, numbers[rows])
+            subsets[chosen], best[chosen] = found[rows], errors[rows]
+        number += together
+        left = pending[(best[pending] > tolerance) & (available[family.channel(pending)] > number)]
         progress(pending.size - left.size)
         pending = left
-        number += 1
     missed = np.flatnonzero(best > tolerance)
     misses = tuple(_miss(family, int(flat), float(best[flat])) for flat in missed)
     shape = family.weights.shape
     return Solution(SubsetMask(windows.reshape(shape), subsets.reshape(shape)), misses)
 
 
-def _solve_window(family: Family, flat: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:
-    """Closest subsets of one window and their sums, for the weights at `flat`, in padded batches of one size."""
+def _solve(family: Family, flat: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Closest subsets and their sums of the weights at `flat` in the windows `numbers`, in padded batches of one size.
+
+    Batches run side by side on the cores of a CPU: one program uses one core.
+    """
     gadget = family.gadget
     size = batch_size(gadget.window)
     targets = integer_targets(family.weights.reshape(-1)[flat], gadget.gain, PRODUCT_BITS)
-    found, sums = [], []
-    with jax.enable_x64(True):
-        for start in range(0, flat.size, size):
-            part = flat[start : start + size]
-            addresses, own = family.candidates(part, np.full(part.size, number))
-            pad = ((0, 0), (0, size - part.size))
-            goal = np.pad(targets[start : start + size], pad[1])
-            result = solve_batch(
-                family.key, jnp.asarray(np.pad(addresses, pad)), jnp.asarray(np.pad(own, pad)), jnp.asarray(goal)
+
+    def run(start: int) -> tuple[np.ndarray, np.ndarray]:
+        part = slice(start, start + size)
+        addresses, own = family.candidates(flat[part], numbers[part])
+        pad = ((0, 0), (0, size - own.shape[1]))
+        with jax.enable_x64(True):
+            found, sums = solve_batch(
+                family.key,
+                jnp.asarray(np.pad(addresses, pad)),
+                jnp.asarray(np.pad(own, pad)),
+                jnp.asarray(np.pad(targets[part], pad[1])),
             )
-            found.append(np.asarray(result[0])[: part.size])
-            sums.append(np.asarray(result[1])[: part.size])
+            return np.asarray(found)[: own.shape[1]], np.asarray(sums)[: own.shape[1]]
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found, sums = zip(*pool.map(run, range(0, flat.size, size)), strict=True)
     return np.concatenate(found), np.concatenate(sums)
 
 

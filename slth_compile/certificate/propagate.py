@@ -1,0 +1,230 @@
+"""Enclosures of the pair (target activation, difference) carried through a graph, node by node."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from slth_compile.certificate import enclosure as e
+from slth_compile.certificate import relaxations
+from slth_compile.certificate.rounding import without_subnormals
+from slth_compile.graph import nodes as n
+from slth_compile.graph.evaluate import pool_counts
+from slth_compile.graph.graph import Graph
+
+
+class Error(NamedTuple):
+    """Errors of a kernel, as `enclosure.Term` takes them."""
+
+    kernel: jax.Array | None
+    magnitude: jax.Array | None
+    radius: jax.Array
+
+
+class Layer(NamedTuple):
+    """One weighted layer of both networks: `W`, its magnitude and relative error, `b`, and `E_p`, `E_n`, `e_b`."""
+
+    kernel: jax.Array
+    magnitude: jax.Array
+    relative: jax.Array
+    bias: e.Offset | None
+    positive: Error
+    negative: Error | None
+    bias_error: e.Offset | None
+
+
+class Pair(NamedTuple):
+    """The target's activation `x`, and `d`, ticket minus target; None where both networks agree."""
+
+    x: e.Interval
+    d: e.Interval | None
+
+
+class _Operation:
+    """A node without its place, name and arrays: what decides whether a compiled program can be used again."""
+
+    def __init__(self, node: n.Node) -> None:
+        arrays = {*n.PARAMETER_FIELDS, "inputs", "name"}
+        fields = {f.name: getattr(node, f.name) for f in dataclasses.fields(node) if f.name not in arrays}
+        self.node = type(node)(**({} if isinstance(node, n.Input) else {"inputs": ()}), **fields)
+        self._key = (type(node), *fields.items())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Operation) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+
+def propagate(graph: Graph, layers: Mapping[int, Layer], lower: jax.Array, upper: jax.Array) -> list[list[jax.Array]]:
+    """Enclosures of every output leaf, `(d lower, d upper, x lower, x upper)`, over a batch of regions.
+
+    Every node is a compiled program of its own, shared by all nodes of its shape: XLA on CPU would fuse neighbours and
+    compute the first again for every use in the second.
+
+    Args:
+        graph: The folded target.
+        layers: Arrays of every weighted layer, by node position.
+        lower: Lower ends of the regions, shape `(regions, *input_shape)`.
+        upper: Upper ends, likewise.
+    """
+    last = {i: position for position, node in enumerate(graph.nodes) for i in node.inputs}
+    pairs = {0: _entered(lower, upper)}
+    for position, node in enumerate(graph.nodes[1:], 1):
+        operands = [pairs[i] for i in node.inputs]
+        if isinstance(node, n.Convolution | n.Dense):
+            pairs[position] = _weighted(window_of(node), operands[0], layers[position])
+        elif isinstance(node, n.Affine):
+            pairs[position] = _scaled(operands[0], *_affine(node))
+        else:
+            pairs[position] = _unweighted(_Operation(node), operands)
+        for i in {*node.inputs} - {*graph.outputs}:
+            if last[i] == position:
+                del pairs[i]
+    return [_left(pairs[i]) for i in graph.outputs]
+
+
+@jax.jit
+def _entered(lower: jax.Array, upper: jax.Array) -> Pair:
+    return Pair(e.Interval(jnp.moveaxis(lower, 0, -1), jnp.moveaxis(upper, 0, -1)), None)
+
+
+@jax.jit
+def _left(pair: Pair) -> list[jax.Array]:
+    x, d = pair
+    d = e.Interval(jnp.zeros_like(x.lower), jnp.zeros_like(x.lower)) if d is None else d
+    return [jnp.moveaxis(end, -1, 0) for end in (*d, *x)]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _weighted(window: e.Window, pair: Pair, layer: Layer) -> Pair:
+    x, d = pair
+    z = x if d is None else e.added(x, d)
+    if layer.negative is None:
+        x, z = e.nonnegative_part(x), e.nonnegative_part(z)
+        parts = [e.Term(z, *layer.positive[:2], radius=layer.positive.radius)]
+    else:
+        parts = [
+            e.Term(e.nonnegative_part(z), *layer.positive[:2], radius=layer.positive.radius),
+            e.Term(e.nonpositive_part(z), *layer.negative[:2], radius=layer.negative.radius),
+        ]
+    target = e.Term(x, layer.kernel, layer.magnitude, layer.relative)
+    moved = [] if d is None else [target._replace(values=d)]
+    y = e.linear_image([target], window, layer.bias)
+    return _both(Pair(y, e.linear_image([*moved, *parts], window, layer.bias_error)), e.repaired)
+
+
+@jax.jit
+def _scaled(pair: Pair, scale: e.Interval | None, shift: e.Interval | None) -> Pair:
+    pair = pair if scale is None else _both(pair, lambda v: e.multiplied(v, scale))
+    return _both(Pair(pair.x if shift is None else e.added(pair.x, shift), pair.d), e.repaired)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _unweighted(operation: _Operation, operands: Sequence[Pair]) -> Pair:
+    return _both(_image(operation.node, operands), e.repaired)
+
+
+def _image(node: n.Node, operands: Sequence[Pair]) -> Pair:
+    x, d = operands[0]
+    match node:
+        case n.Relu() | n.LeakyRelu():
+            slope = node.slope if isinstance(node, n.LeakyRelu) else 0.0
+            moved = None if d is None else relaxations.activation_difference(x, d, slope)
+            return Pair(relaxations.activation_image(x, slope), moved)
+        case n.MaxPool():
+            window = window_of(node)
+            return _largest(operands[0], lambda v: e.slices(v, window, -jnp.inf))
+        case n.Maximum():
+            axes = node.axes
+            return _largest(operands[0], lambda v: e.elements(v, axes))
+        case n.Softmax():
+            return Pair(*relaxations.softmax_image(x, d, node.axis))
+        case n.LogSoftmax():
+            return Pair(*relaxations.log_softmax_image(x, d, node.axis))
+        case n.Add():
+            a, b = operands
+            d = b.d if a.d is None else a.d if b.d is None else e.added(a.d, b.d)
+            return Pair(e.added(a.x, b.x), d)
+        case n.AveragePool():
+            window, terms = window_of(node), math.prod(node.window)
+            counts = pool_counts(node, x.lower.shape[:-1])[..., None]
+            return _both(
+                operands[0],
+                lambda v: e.mean(v, lambda a: functools.reduce(jnp.add, e.slices(a, window)), counts, terms),
+            )
+        case n.Mean():
+            axes = node.axes
+            terms = math.prod(x.lower.shape[a] for a in axes)
+            return _both(operands[0], lambda v: e.mean(v, lambda a: jnp.sum(a, axes), float(terms), terms))
+        case n.Concatenate():
+            return _concatenated(operands, node.axis)
+        case _:
+            return _both(operands[0], lambda v: v.each(lambda a: _moved(node, a)))
+
+
+def _both(pair: Pair, image: Callable[[e.Interval], e.Interval]) -> Pair:
+    return Pair(image(pair.x), None if pair.d is None else image(pair.d))
+
+
+def _largest(pair: Pair, parts: Callable[[jax.Array], Sequence[jax.Array]]) -> Pair:
+    x, d = pair
+    if d is None:
+        return Pair(*relaxations.maximum_image(e.intervals(x, parts), None, None))
+    return Pair(*relaxations.maximum_image(*(e.intervals(v, parts) for v in (x, d, e.added(x, d)))))
+
+
+def _concatenated(operands: Sequence[Pair], axis: int) -> Pair:
+    def join(intervals: Sequence[e.Interval]) -> e.Interval:
+        return e.Interval(*(jnp.concatenate(ends, axis) for ends in zip(*intervals, strict=True)))
+
+    xs = [pair.x for pair in operands]
+    if all(pair.d is None for pair in operands):
+        return Pair(join(xs), None)
+    return Pair(join(xs), join([pair.x.each(jnp.zeros_like) if pair.d is None else pair.d for pair in operands]))
+
+
+def _moved(node: n.Node, values: jax.Array) -> jax.Array:
+    match node:
+        case n.Slice():
+            batch = values.shape[-1]
+            return lax.slice(values, (*node.start, 0), (*node.limit, batch), (*node.stride, 1))
+        case n.Pad():
+            return jnp.pad(values, (*node.padding, (0, 0)))
+        case n.Reshape():
+            return values.reshape(*node.shape, values.shape[-1])
+        case n.Transpose():
+            return values.transpose(*node.permutation, values.ndim - 1)
+        case _:
+            raise TypeError(f"no enclosure for {type(node).__name__}")
+
+
+def window_of(node: n.Node) -> e.Window:
+    """The geometry of a weighted node or a pool."""
+    match node:
+        case n.Convolution():
+            taps = node.kernel.shape[:-2]
+            return e.Window(node.kernel.shape[-1], taps, node.stride, node.padding, node.dilation, node.groups)
+        case n.MaxPool() | n.AveragePool():
+            return e.Window(0, node.window, node.stride, node.padding, (1,) * len(node.window))
+        case _:
+            return e.Window(node.kernel.shape[-1])  # type: ignore[attr-defined]
+
+
+def _affine(node: n.Affine) -> tuple[e.Interval | None, e.Interval | None]:
+    def exact(array: np.ndarray | None) -> e.Interval | None:
+        if array is None:
+            return None
+        array = np.asarray(array, np.float64)[..., None]
+        lower, upper = without_subnormals(array, array)
+        return e.Interval(jnp.asarray(lower), jnp.asarray(upper))
+
+    return exact(node.scale), exact(node.shift)

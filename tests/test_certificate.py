@@ -1,0 +1,44 @@
+"""What is published of an enclosure: directed, short, and back from JSON unchanged."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from slth_compile.certificate import certificate
+from slth_compile.certificate.difference import Difference, LayerErrors
+from slth_compile.domain import Box, Points
+from slth_compile.graph import nodes as n
+from slth_compile.graph.graph import Graph
+
+
+def test_a_certificate_rounded_to_nearest_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    value = 0.12345678901234
+    leaf = Difference(*(np.full((1, 1), v) for v in (value, value, 0.0, 0.0)))
+    assert certificate.certificate_of([leaf], "points", 0).bound >= value
+    monkeypatch.setattr(certificate, "published_up", lambda v: float(f"{v:.9e}"))
+    assert certificate.certificate_of([leaf], "points", 0).bound < value
+
+
+def _line() -> tuple[Graph, dict[int, LayerErrors]]:
+    graph = Graph((n.Input(shape=(1,)), n.Dense(inputs=(0,), kernel=np.ones((1, 2)))), (1,))
+    error = np.array([[0.25, -0.5]])
+    return graph, {1: LayerErrors(positive_center=error, positive_radius=0.0)}
+
+
+def test_certificate_of_points_and_box() -> None:
+    graph, errors = _line()
+    points = certificate.certify_domain(graph, errors, Points(np.array([[0.5], [2.0]])), 3)
+    assert (points.domain, points.kind, points.method, points.bound) == (3, "points", "points", 1.0 + 1e-9)
+    assert 1 - 1e-9 <= points.lower <= 1
+    assert points.per_output[0].tolist() == [0.5000000001, 1.000000001]
+    box = certificate.certify_domain(graph, errors, Box(0.0, 3.0, (1,)), 0)
+    assert box.method == "interval" and box.lower == 0.0 and 1.5 <= box.bound <= 1.5 * (1 + 1e-8)
+    again = certificate.Certificate.from_json(box.to_json(), graph)
+    assert again.to_json() == box.to_json()
+
+
+def test_overflow_gives_an_infinite_bound_and_no_nan() -> None:
+    graph = Graph((n.Input(shape=(2,)), n.Dense(inputs=(0,), kernel=np.full((2, 1), 1e308))), (1,))
+    errors = {1: LayerErrors(positive_center=np.full((2, 1), 1e308), positive_radius=0.0)}
+    assert certificate.certify_domain(graph, errors, Box(0.0, 1e10, (2,)), 0).bound == np.inf
