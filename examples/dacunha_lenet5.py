@@ -18,6 +18,8 @@ import numpy as np
 import typer
 
 import slth_compile as slth
+from slth_compile.measure import quality
+from slth_compile.report.terminal import render_terminal
 
 
 class LeNet5(nn.Module):
@@ -65,29 +67,27 @@ def main(
     eps: float = 1e-2,
     delta: float = 1e-3,
     literal: Annotated[bool, typer.Option(help="Evaluate the literal pruned network on all images.")] = True,
+    seed: int = 0,
     force: bool = False,
 ) -> None:
     """Compile, verify, and set the box's bound beside it."""
     target = load_target(weights)
     images, labels = load_images(mnist)
     start = time.perf_counter()
-    found = slth.compile(target, eps, delta, domain=slth.Points(images), out=out, force=force)
+    found = slth.compile(target, eps, delta, domain=slth.Points(images), seed=seed, out=out, force=force)
     compiled = time.perf_counter()
     verdict = slth.verify(out, expected_id=found.ticket_id)
     verified = time.perf_counter()
-    print(f"compiled in {compiled - start:.1f} s, verified in {verified - compiled:.1f} s")
+    print(render_terminal(found.summary))
     print(verdict.to_text())
-    print(f"C_V = {found.plan.constant_v:.2f}, C_U = {found.plan.constant_u:.2f}")
-    print(f"box [0, 1]: {found.certify(slth.Box(0.0, 1.0)).bound:.3f}")
-    networks = {"target": jax.jit(lambda x: target(x)), "ticket": found} | (
-        {"literal": jax.jit(lambda x: found.network(x))} if literal else {}
-    )
-    for name, network in networks.items():
-        right = sum(
-            int(np.sum(np.argmax(network(images[i : i + 100]), 1) == labels[i : i + 100]))
-            for i in range(0, 10_000, 100)
-        )
-        print(f"{name:<8} {right / 100:.2f} % of the MNIST test images")
+    print(f"compiled in {compiled - start:.1f} s, verified in {verified - compiled:.1f} s")
+    box = found.certify(slth.Box(0.0, 1.0))
+    print(f"box [0, 1]: certified {box.bound:.4f}")
+    if literal:
+        pruned = found.compact_network()
+        evaluation = quality(found.folded, (images, labels), found, jax.jit(lambda x: pruned(x)), batch=50)
+        print(f"target {evaluation.target:.4f}, ticket {evaluation.ticket:.4f}, literal {evaluation.literal:.4f}")
+        print(f"literal network evaluated in {time.perf_counter() - verified:.1f} s")
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ _HOMES = {
     "UnsupportedModelError": "errors",
 }
 
-__all__ = [*_HOMES, "__version__"]
+__all__ = sorted([*_HOMES, "__version__"])
 
 
 def __getattr__(name: str) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pathlib
+import zipfile
+import zlib
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import numpy as np
 from slth_compile.domain import Balls, Box, Domain, Points
 from slth_compile.errors import InputError
 
+_UNREADABLE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
 DOMAIN_FORMS = "box:LO,HI | points:FILE | balls:FILE,R[,LO,HI]"
 
 
@@ -26,7 +29,7 @@ def parse_domain(text: str) -> Domain:
             numbers = _numbers(text, rest.split(","))
             if len(numbers) != 2:
                 raise InputError(f"--domain {text}: found {len(numbers)} bounds; expected box:LO,HI")
-            return Box(*numbers)
+            return Box(numbers[0], numbers[1])
         case "points" if rest:
             return Points(load_arrays(rest, ("x",))["x"])
         case "balls":
@@ -51,14 +54,15 @@ def load_arrays(path: str, names: tuple[str, ...]) -> dict[str, np.ndarray]:
         loaded = np.load(path, allow_pickle=False)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (OSError, ValueError, EOFError) as error:
+    except _UNREADABLE as error:
         raise InputError(f"{path}: not a readable .npz or .npy file ({error})") from None
     if isinstance(loaded, np.ndarray):
         arrays = {names[0]: loaded}
     else:
         try:
-            arrays = {name: loaded[name] for name in loaded.files}
-        except (OSError, ValueError, EOFError, KeyError) as error:
+            with loaded:
+                arrays = {name: loaded[name] for name in loaded.files}
+        except _UNREADABLE as error:
             raise InputError(f"{path}: holds an array that cannot be read ({error})") from None
     for name in names:
         if name not in arrays:

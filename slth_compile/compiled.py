@@ -77,6 +77,10 @@ class Compiled:
         """The literal network with its first layers as full matrices; large."""
         return network(self.folded, self.ticket, dense=True)
 
+    def compact_network(self) -> PrunedRandomNetwork:
+        """The literal network without the copies that nothing reads: the same function, several times cheaper."""
+        return network(self.folded, self.ticket, compact=True)
+
     @property
     def certificate(self) -> Certificate:
         """The first domain's certificate."""
@@ -168,7 +172,7 @@ class Compiled:
     def files(self) -> dict[str, bytes]:
         """Every file of the ticket directory, by name."""
         files = dict(self._stated)
-        files[ticket_format.STATS] = stats_json(self.measured, self.plan.bound)
+        files[ticket_format.STATS] = stats_json(self.measured, self.plan.bound, self.graph)
         files["report.html"] = render_html(self.summary).encode()
         files["report.md"] = render_markdown(self.summary).encode()
         files["README.md"] = render_card(self.summary).encode()
@@ -185,7 +189,12 @@ class Compiled:
     @functools.cached_property
     def _effective(self):
         weights = {
-            i: LayerWeights(*(None if a is None else jnp.asarray(a, jnp.float32) for a in w[:3]), clip=w.clip)
+            i: LayerWeights(
+                jnp.asarray(w.positive, jnp.float32),
+                None if w.negative is None else jnp.asarray(w.negative, jnp.float32),
+                None if w.bias is None else jnp.asarray(w.bias, jnp.float32),
+                clip=w.clip,
+            )
             for i, w in self.weights.items()
         }
         return jax.jit(lambda x: evaluate(self.folded, x, weights))
@@ -199,23 +208,24 @@ def load_compiled(directory: str | os.PathLike[str]) -> Compiled:
         VerificationError: Damaged, or of an unknown format, version or generator.
     """
     record = ticket_format.read(pathlib.Path(directory))
-    folded = fold(record.graph)
-    layout = record.ticket.layout
-    return Compiled(
-        graph=record.graph,
-        folded=folded,
-        plan=predict(folded, layout, float(record.stats["planned_bound"])),
-        ticket=record.ticket,
-        layers=effective_layers(folded, record.ticket),
-        domains=record.domains,
-        certificates=certificates_from_json(record.certificates, record.graph),
-        measured=measured_from_json(record.stats),
-    )
-
-
-def certificates_from_json(entries: Sequence[dict], graph: Graph) -> tuple[Certificate, ...]:
-    """The entries of `certificate.json` as certificates."""
     try:
-        return tuple(Certificate.from_json(entry, graph) for entry in entries)
-    except (KeyError, TypeError, ValueError) as error:
-        raise VerificationError("format", f"certificate.json is not a list of certificates ({error!r})") from error
+        graph = _named(record.graph, record.stats["names"])
+        folded = fold(graph)
+        layout = record.ticket.layout
+        return Compiled(
+            graph=graph,
+            folded=folded,
+            plan=predict(folded, layout, float(record.stats["planned_bound"])),
+            ticket=record.ticket,
+            layers=effective_layers(folded, record.ticket),
+            domains=record.domains,
+            certificates=tuple(Certificate.from_json(entry, graph) for entry in record.certificates),
+            measured=measured_from_json(record.stats),
+        )
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise VerificationError("format", f"{directory}: damaged or not of this format ({error!r})") from error
+
+
+def _named(graph: Graph, names: Sequence[str]) -> Graph:
+    nodes = [dataclasses.replace(node, name=str(name)) for node, name in zip(graph.nodes, names, strict=True)]
+    return dataclasses.replace(graph, nodes=tuple(nodes))

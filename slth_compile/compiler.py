@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
+import jax
 import numpy as np
 
 from slth_compile import checker, measure
@@ -37,7 +38,6 @@ from slth_compile.summarise import platform_text
 from slth_compile.ticket.apply import effective_layers
 from slth_compile.ticket.format import VERSION, domain_digest
 from slth_compile.ticket.masks import SubsetMask
-from slth_compile.ticket.materialise import network
 from slth_compile.ticket.ticket import Ticket
 from slth_compile.ticket.workspace import Workspace
 
@@ -243,8 +243,9 @@ def _measure(
     evaluation = None
     if data is not None:
         with clock("evaluate"):
-            network_ = network(found.folded, found.ticket) if literal else None
-            evaluation = measure.quality(found.folded, data, found, network_)
+            pruned = found.compact_network() if literal else None
+            literal_form = None if pruned is None else jax.jit(lambda x: pruned(x))
+            evaluation = measure.quality(found.folded, data, found, literal_form)
     return Measured(
         seconds=clock.seconds,
         attacks=tuple(attacks),

@@ -80,7 +80,8 @@ def _step(model: nn.Module, optimizer: optax.GradientTransformation) -> Callable
     def loss(variables, x, y):
         smooth = optax.smooth_labels(jax.nn.one_hot(y, 10), SMOOTHING)
         penalty = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(variables))
-        return optax.softmax_cross_entropy(model.apply(variables, x), smooth).mean() + DECAY * penalty
+        logits = jnp.asarray(model.apply(variables, x))
+        return optax.softmax_cross_entropy(logits, smooth).mean() + DECAY * penalty
 
     @jax.jit
     def step(variables, state, x, y):

@@ -89,9 +89,10 @@ def describe(domain: Domain | None, kind: str) -> str:
             return f"{kind} (not stored)"
 
 
-def stats_json(measured: Measured, planned_bound: float) -> bytes:
-    """The content of `stats.json`: what the manifest does not state."""
-    plain = dataclasses.asdict(measured) | {"planned_bound": planned_bound}
+def stats_json(measured: Measured, planned_bound: float, graph: Graph) -> bytes:
+    """The content of `stats.json`: what the manifest does not state, names of nodes among it."""
+    names = [node.name for node in graph.nodes]
+    plain = dataclasses.asdict(measured) | {"planned_bound": planned_bound, "names": names}
     return (json.dumps(plain, sort_keys=True, indent=1) + "\n").encode()
 
 

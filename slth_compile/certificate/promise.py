@@ -111,7 +111,8 @@ def _promise(graph: Graph, start: int, weights: Any, eta: Any, x: jax.Array) -> 
 
     def bound(row: jax.Array) -> jax.Array:
         (derivatives,) = transpose(jnp.broadcast_to(row, flat.shape))
-        return sum(jnp.sum((jnp.abs(a) * sizes[i]).reshape(len(x), -1), 1) for i, a in derivatives.items())
+        shares = [jnp.sum((jnp.abs(a) * sizes[i]).reshape(len(x), -1), 1) for i, a in derivatives.items()]
+        return jnp.sum(jnp.stack(shares), 0)
 
     rows = lax.map(bound, jnp.eye(flat.shape[1], dtype=x.dtype))
     factor = max((2.0 if isinstance(graph.nodes[i], n.LogSoftmax) else 1.0) for i in graph.outputs)

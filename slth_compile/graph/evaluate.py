@@ -112,17 +112,13 @@ def apply_node(node: n.Node, operands: Sequence[jax.Array]) -> jax.Array:
     x = operands[0]
     match node:
         case n.BatchNorm():
-            mean, variance, scale, bias = (
-                None if a is None else jnp.asarray(a).astype(x.dtype)
-                for a in (node.mean, node.variance, node.scale, node.bias)
-            )
-            factor = lax.rsqrt(variance + jnp.asarray(node.epsilon, x.dtype))  # type: ignore[operator]
-            factor = factor if scale is None else factor * scale
-            y = (x - mean) * factor
-            return y if bias is None else y + bias
+            factor = lax.rsqrt(_like(node.variance, x) + jnp.asarray(node.epsilon, x.dtype))
+            factor = factor if node.scale is None else factor * _like(node.scale, x)
+            y = (x - _like(node.mean, x)) * factor
+            return y if node.bias is None else y + _like(node.bias, x)
         case n.Affine():
-            y = x if node.scale is None else x * jnp.asarray(node.scale).astype(x.dtype)
-            return y if node.shift is None else y + jnp.asarray(node.shift).astype(x.dtype)
+            y = x if node.scale is None else x * _like(node.scale, x)
+            return y if node.shift is None else y + _like(node.shift, x)
         case n.Relu():
             return jnp.maximum(x, jnp.zeros((), x.dtype))
         case n.LeakyRelu():
@@ -155,6 +151,10 @@ def apply_node(node: n.Node, operands: Sequence[jax.Array]) -> jax.Array:
             return jax.nn.log_softmax(x, node.axis + 1)
         case _:
             raise TypeError(f"no evaluation for {type(node).__name__}")
+
+
+def _like(array: ArrayLike, x: jax.Array) -> jax.Array:
+    return jnp.asarray(array).astype(x.dtype)
 
 
 def pool_counts(node: n.AveragePool, shape: tuple[int, ...]) -> np.ndarray:

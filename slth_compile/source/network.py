@@ -11,7 +11,9 @@ import numpy as np
 
 from slth_compile.graph.nodes import Dense, Weighted
 from slth_compile.source.dyadic import entries
-from slth_compile.source.threefry import TENSOR_BIAS_U, TENSOR_U, tensor_key, words
+from slth_compile.source.threefry import TENSOR_BIAS_U, TENSOR_U, Key, tensor_key, words
+
+_LARGEST_DRAW = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,21 +72,36 @@ def from_canonical(node: Weighted, canonical: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.moveaxis(split, 1, 2)).reshape(node.kernel.shape)
 
 
+def drawn_entries(key: Key, elements: np.ndarray) -> np.ndarray:
+    """The entries at flat positions `elements` of a tensor, int64 of their shape, in units of 2^-23."""
+    flat = elements.reshape(-1).astype(np.uint64)
+    found = np.zeros(flat.size, np.int64)
+    # Padded to a power of two, so that few shapes are ever compiled.
+    size = min(_LARGEST_DRAW, 1 << max(10, (flat.size - 1).bit_length()))
+    with jax.enable_x64(True):
+        for start in range(0, flat.size, size):
+            part = flat[start : start + size]
+            padded = jnp.asarray(np.pad(part, (0, size - part.size)))
+            found[start : start + size] = np.asarray(_entries_at(key, padded))[: part.size]
+    return found.reshape(elements.shape)
+
+
+@jax.jit
+def _entries_at(key: Key, elements: jax.Array) -> jax.Array:
+    return entries(words(key, elements))
+
+
 def own_entries(seed: int, layer: int, shape: KernelShape, width: int) -> np.ndarray:
     """The entry of `U` that hidden channel (j, t) may keep, int64 `(width, C)`, in units of 2^-23."""
-    with jax.enable_x64(True):
-        key = tensor_key(seed, layer, TENSOR_U)
-        fan_in = shape.inputs // shape.groups
-        copy, channel = jnp.arange(width, dtype=jnp.uint64)[:, None], jnp.arange(shape.inputs, dtype=jnp.uint64)
-        elements = (copy * jnp.uint64(shape.inputs) + channel) * jnp.uint64(fan_in) + channel % jnp.uint64(fan_in)
-        return np.asarray(entries(words(key, elements)))
+    fan_in = shape.inputs // shape.groups
+    copy, channel = np.arange(width, dtype=np.uint64)[:, None], np.arange(shape.inputs, dtype=np.uint64)
+    elements = (copy * np.uint64(shape.inputs) + channel) * np.uint64(fan_in) + channel % np.uint64(fan_in)
+    return drawn_entries(tensor_key(seed, layer, TENSOR_U), elements)
 
 
 def bias_entries(seed: int, layer: int, width: int) -> np.ndarray:
     """The entries of the bias gadget's `u`, int64 `(width, 1)`, in units of 2^-23."""
-    with jax.enable_x64(True):
-        key = tensor_key(seed, layer, TENSOR_BIAS_U)
-        return np.asarray(entries(words(key, jnp.arange(width, dtype=jnp.uint64))))[:, None]
+    return drawn_entries(tensor_key(seed, layer, TENSOR_BIAS_U), np.arange(width)[:, None])
 
 
 def usable_copies(own: np.ndarray, sign: int) -> tuple[np.ndarray, np.ndarray]:

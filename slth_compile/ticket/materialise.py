@@ -2,7 +2,7 @@
 
 Layer by layer, `hidden = relu(U x)` and `output = V hidden`; the bias gadget is `v . relu(u)`. `U` is the grouped 1x1
 convolution that is left of it after pruning, hidden channels in the order (input channel, copy); `dense=True` gives the
-full matrices.
+full matrices; `compact=True` leaves out copies that no kept entry of `V` reads, which changes no output.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ from slth_compile.constructions.da_cunha import BIAS, NEGATIVE, POSITIVE, Family
 from slth_compile.graph.evaluate import evaluate, linear
 from slth_compile.graph.graph import Graph
 from slth_compile.graph.nodes import Convolution, Dense, Weighted
-from slth_compile.source.dyadic import ENTRY_BITS, entries
+from slth_compile.source.dyadic import ENTRY_BITS
 from slth_compile.source.layout import LayerLayout
-from slth_compile.source.network import KernelShape, bias_entries, kernel_shape, own_entries
-from slth_compile.source.threefry import words
+from slth_compile.source.network import KernelShape, bias_entries, drawn_entries, kernel_shape, own_entries
 from slth_compile.ticket.masks import SubsetMask
 from slth_compile.ticket.ticket import Ticket
 
@@ -70,6 +69,7 @@ class PrunedRandomNetwork(nn.Module):
 
     graph: Any
     layouts: tuple[LayerLayout, ...]
+    widths: tuple[int, ...]
     dense: bool = False
 
     @nn.compact
@@ -79,7 +79,7 @@ class PrunedRandomNetwork(nn.Module):
         for index, (position, layout) in enumerate(zip(self.graph.layers, self.layouts, strict=True)):
             layers[position] = RandomLayer(
                 self.graph.nodes[position],
-                layout.kernel.width,
+                self.widths[index],
                 layout.bias.width if layout.bias else 0,
                 self.dense,
                 name=f"layer{index}",
@@ -88,44 +88,58 @@ class PrunedRandomNetwork(nn.Module):
         return outputs[0] if len(outputs) == 1 else outputs
 
 
-def network(graph: Graph, ticket: Ticket, *, dense: bool = False) -> PrunedRandomNetwork:
+def network(graph: Graph, ticket: Ticket, *, dense: bool = False, compact: bool = False) -> PrunedRandomNetwork:
     """The literal pruned network, bound to its variables: call it on a batch.
 
     Args:
         graph: The folded target, for structure.
         ticket: Layout, seed and masks.
         dense: Whether `U` is stored as full matrices.
+        compact: Whether copies that nothing reads are left out; the others keep their order.
     """
-    variables = {}
+    variables, widths = {}, []
     for index, (position, masks) in enumerate(zip(graph.layers, ticket.masks, strict=True)):
         node = graph.nodes[position]
         assert isinstance(node, Weighted)
-        variables[f"layer{index}"] = _layer_variables(ticket, index, node, masks, dense)
-    return PrunedRandomNetwork(graph, ticket.layout.layers, dense).bind({"params": variables})
+        u, v = _kernels(ticket, index, node, masks)
+        if compact:
+            u, v = _compacted(u, v)
+        shape = kernel_shape(node)
+        variables[f"layer{index}"] = {
+            "U": jnp.asarray(_full(u.T, shape) if dense else u.T),
+            "V": jnp.asarray(_hidden_kernel(v, node, shape)),
+        } | _bias_variables(ticket, index, node, masks)
+        widths.append(len(u))
+    return PrunedRandomNetwork(graph, ticket.layout.layers, tuple(widths), dense).bind({"params": variables})
 
 
-def _layer_variables(
-    ticket: Ticket, index: int, node: Convolution | Dense, masks: dict[str, SubsetMask], dense: bool
-) -> dict[str, jax.Array]:
+def _kernels(ticket: Ticket, index: int, node: Weighted, masks: dict[str, SubsetMask]) -> tuple[np.ndarray, np.ndarray]:
+    """The masked `U`, its own entries `(N, C)`, and the masked `V`, `(N, taps, C, S/groups)`; float32, exact."""
     layout = ticket.layout.layers[index]
-    shape = kernel_shape(node)
-    own = own_entries(ticket.seed, index, shape, layout.kernel.width)
+    own = own_entries(ticket.seed, index, kernel_shape(node), layout.kernel.width)
     usable = own != 0 if layout.signed else own > 0
-    u = np.where(usable, own, 0).T.astype(np.float32) * np.float32(2.0**-ENTRY_BITS)
-    parts = {family.part: family for family in families(ticket.seed, index, node, layout)}
-    v = kept_entries(parts[POSITIVE], masks[POSITIVE])
-    if NEGATIVE in parts:
-        v = v + kept_entries(parts[NEGATIVE], masks[NEGATIVE])
-    variables = {
-        "U": jnp.asarray(_full(u, shape) if dense else u),
-        "V": jnp.asarray(_hidden_kernel(v, node, shape)),
+    u = np.where(usable, own, 0).astype(np.float32) * np.float32(2.0**-ENTRY_BITS)
+    parts = [f for f in families(ticket.seed, index, node, layout) if f.part in (POSITIVE, NEGATIVE)]
+    return u, sum(kept_entries(family, masks[family.part]) for family in parts)  # type: ignore[return-value]
+
+
+def _compacted(u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """As many copies of every channel as the busiest one reads, those that are read first."""
+    read = np.any(v != 0, axis=(1, 3))
+    order = np.argsort(~read, axis=0, kind="stable")[: max(1, int(read.sum(0).max()))]
+    return np.take_along_axis(u, order, 0), np.take_along_axis(v, order[:, None, :, None], 0)
+
+
+def _bias_variables(ticket: Ticket, index: int, node: Weighted, masks: dict[str, SubsetMask]) -> dict[str, jax.Array]:
+    layout = ticket.layout.layers[index]
+    if layout.bias is None:
+        return {}
+    family = next(f for f in families(ticket.seed, index, node, layout) if f.part == BIAS)
+    u = bias_entries(ticket.seed, index, layout.bias.width)[:, 0]
+    return {
+        "u": jnp.asarray(np.where(u > 0, u, 0).astype(np.float32) * np.float32(2.0**-ENTRY_BITS)),
+        "v": jnp.asarray(kept_entries(family, masks[BIAS]).reshape(layout.bias.width, -1)),
     }
-    if BIAS in parts:
-        assert layout.bias is not None
-        bias = bias_entries(ticket.seed, index, layout.bias.width)[:, 0]
-        variables["u"] = jnp.asarray(np.where(bias > 0, bias, 0).astype(np.float32) * np.float32(2.0**-ENTRY_BITS))
-        variables["v"] = jnp.asarray(kept_entries(parts[BIAS], masks[BIAS]).reshape(layout.bias.width, -1))
-    return variables
 
 
 def kept_entries(family: Family, mask: SubsetMask) -> np.ndarray:
@@ -136,8 +150,7 @@ def kept_entries(family: Family, mask: SubsetMask) -> np.ndarray:
     addresses, _ = family.candidates(flat, mask.windows.reshape(-1)[flat].astype(np.int64))
     bit = np.arange(gadget.window, dtype=np.uint32)[:, None]
     kept = (mask.subsets.reshape(-1)[flat] >> bit) & 1 == 1
-    with jax.enable_x64(True):
-        drawn = np.asarray(entries(words(family.key, jnp.asarray(addresses[kept]))))
+    drawn = drawn_entries(family.key, addresses[kept])
     found.reshape(-1)[addresses[kept]] = drawn.astype(np.float32) * np.float32(2.0 ** (gadget.gain - ENTRY_BITS))
     return found.reshape(gadget.width, *family.weights.shape)
 

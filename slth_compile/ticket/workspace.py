@@ -89,19 +89,23 @@ class Workspace:
 
     def finish(self, files: Mapping[str, bytes]) -> None:
         """`OUT/` with these files and nothing else; the rename is the last act."""
-        for path in self.partial.iterdir():
-            if path.name.startswith("layer"):
-                path.unlink()
         for name, content in files.items():
             _write(self.partial / name, content)
-        (self.partial / _KEY).unlink(missing_ok=True)
+        for path in self.partial.iterdir():
+            if path.name not in files:
+                path.unlink()
         _sync_directory(self.partial)
         aside = self.out.with_name(self.out.name + ".replaced")
         if self.out.exists():
             if aside.exists():
                 shutil.rmtree(aside)
             os.rename(self.out, aside)
-        os.rename(self.partial, self.out)
+        try:
+            os.rename(self.partial, self.out)
+        except OSError:
+            if aside.exists():
+                os.rename(aside, self.out)
+            raise
         _sync_directory(self.out.absolute().parent)
         if aside.exists():
             shutil.rmtree(aside)
