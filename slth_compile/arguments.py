@@ -51,19 +51,13 @@ def load_arrays(path: str, names: tuple[str, ...]) -> dict[str, np.ndarray]:
         InputError: The file is missing or unreadable, or lacks a name.
     """
     try:
-        loaded = np.load(path, allow_pickle=False)
+        with open(path, "rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            arrays = {names[0]: loaded} if isinstance(loaded, np.ndarray) else {n: loaded[n] for n in loaded.files}
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except _UNREADABLE as error:
         raise InputError(f"{path}: not a readable .npz or .npy file ({error})") from None
-    if isinstance(loaded, np.ndarray):
-        arrays = {names[0]: loaded}
-    else:
-        try:
-            with loaded:
-                arrays = {name: loaded[name] for name in loaded.files}
-        except _UNREADABLE as error:
-            raise InputError(f"{path}: holds an array that cannot be read ({error})") from None
     for name in names:
         if name not in arrays:
             raise InputError(f"{path}: holds {sorted(arrays) or 'nothing'}; expected an array named '{name}'")

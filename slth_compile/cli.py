@@ -22,11 +22,12 @@ from slth_compile.errors import InputError, SlthError, VerificationError
 from slth_compile.progress import Progress, silent
 
 app = typer.Typer(
-    no_args_is_help=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Compiles trained CNNs into seed + pruning mask, with a certified error bound.",
 )
+_USAGE_ERROR: Any = typer.BadParameter.__mro__[1]  # click's own, or the copy that typer brings
 errors = Console(stderr=True)
 output = Console()
 
@@ -77,7 +78,9 @@ def compile(
     target = _model(model, factory, model_kwargs, input_shape)
     shape = parse_shape(input_shape)
     if dry_run:
-        planned = slth_compile.plan(target, eps, delta, domain=domains, input_shape=shape)
+        from slth_compile.compiler import plan
+
+        planned = plan(target, eps, delta, domain=domains, input_shape=shape)
         _print_plan(planned, as_json)
         return
     data = None
@@ -197,8 +200,16 @@ def demo(
 
 def main() -> None:
     """Runs the command line and exits: 0 done, 1 out of reach, 2 usage, 3 false, 4 unsupported, 70 bug, 130 stopped."""
+    command = typer.main.get_command(app)
     try:
-        app()
+        # What `command.main` does, without its own words and exit codes for interrupts and closed pipes.
+        with command.make_context("slth-compile", sys.argv[1:] or ["--help"]) as context:
+            command.invoke(context)
+        sys.stdout.flush()
+    except typer.Exit as done:
+        sys.exit(done.exit_code)
+    except _USAGE_ERROR as error:
+        _fail(f"{error.format_message()} (--help shows the usage)", 2)
     except SlthError as error:
         _fail(str(error), error.exit_code, "verification failed: " if isinstance(error, VerificationError) else "")
     except KeyboardInterrupt:
@@ -213,6 +224,8 @@ def main() -> None:
 
 
 def _fail(message: str, code: int, prefix: str = "") -> None:
+    if message.count("\n") == 1:
+        message = " ".join(line.strip() for line in message.splitlines())
     print(f"slth-compile: {prefix}{message}", file=sys.stderr)
     sys.exit(code)
 

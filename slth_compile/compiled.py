@@ -7,7 +7,7 @@ import functools
 import hashlib
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,8 @@ from slth_compile.certificate.certificate import Certificate, certify_domain
 from slth_compile.certificate.difference import LayerErrors
 from slth_compile.certificate.weight_errors import weight_errors
 from slth_compile.domain import Domain
-from slth_compile.errors import InputError, VerificationError
+from slth_compile.errors import InputError, UnsupportedModelError, VerificationError
+from slth_compile.graph.check import check, nonnegative_nodes
 from slth_compile.graph.evaluate import LayerWeights, evaluate
 from slth_compile.graph.fold import fold
 from slth_compile.graph.graph import Graph
@@ -34,8 +35,6 @@ from slth_compile.ticket.materialise import PrunedRandomNetwork, network
 from slth_compile.ticket.ticket import EffectiveLayer, Ticket
 from slth_compile.ticket.workspace import Workspace
 
-_BATCH = 512
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Compiled:
@@ -50,6 +49,7 @@ class Compiled:
         domains: Where it is certified; None stands for a domain that was too large to be stored.
         certificates: One a domain.
         measured: Seconds, accuracies, attacks.
+        stated: The manifest and the files it covers as they were loaded, by name; None for what was just compiled.
     """
 
     graph: Graph
@@ -60,6 +60,7 @@ class Compiled:
     domains: tuple[Domain | None, ...]
     certificates: tuple[Certificate, ...]
     measured: Measured
+    stated: Mapping[str, bytes] | None = None
 
     def __call__(self, x: np.ndarray | jax.Array) -> jax.Array | tuple[jax.Array, ...]:
         """The ticket's output for a batch in float32, at the cost of the target; a tuple where it has several."""
@@ -134,17 +135,27 @@ class Compiled:
             InputError: The domain goes below zero and the ticket was compiled for inputs >= 0.
         """
         domain = domain.with_shape(self.graph.input_shape)
-        if not domain.is_nonnegative() and any(d is None or d.is_nonnegative() for d in self.domains):
-            raise InputError(
-                "the ticket was compiled for inputs >= 0; compile again with a domain that goes below zero"
-            )
+        signs = nonnegative_nodes(self.folded, domain.is_nonnegative())
+        for position, layout in zip(self.folded.layers, self.layout.layers, strict=True):
+            if not layout.signed and not signs[self.folded.nodes[position].inputs[0]]:
+                raise InputError(
+                    "the ticket was compiled for inputs >= 0 and this domain goes below zero; compile again with a "
+                    "domain that does"
+                )
         return certify_domain(self.folded, self.errors, domain, len(self.certificates))
 
     def report(self, path: str | os.PathLike[str]) -> None:
-        """The report as a file: `.md` in markdown, anything else in HTML."""
+        """The report as a file: `.md` in markdown, anything else in HTML.
+
+        Raises:
+            InputError: The file cannot be written.
+        """
         path = pathlib.Path(path)
         text = render_markdown(self.summary) if path.suffix == ".md" else render_html(self.summary)
-        path.write_text(text, encoding="utf-8")
+        try:
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
 
     def save(self, directory: str | os.PathLike[str], *, force: bool = False) -> str:
         """The ticket directory, written beside its place and renamed as the last act.
@@ -182,7 +193,9 @@ class Compiled:
     def _stated(self) -> dict[str, bytes]:
         domains = [domain for domain in self.domains if domain is not None]
         if len(domains) < len(self.domains):
-            raise InputError("a domain of this ticket was too large to be stored; compile again to write it")
+            # The digests of inputs that are not here come from the files they were read from.
+            assert self.stated is not None
+            return dict(self.stated)
         certificates = [certificate.to_json() for certificate in self.certificates]
         return ticket_format.stated_files(self.graph, self.ticket, domains, certificates)
 
@@ -209,7 +222,7 @@ def load_compiled(directory: str | os.PathLike[str]) -> Compiled:
     """
     record = ticket_format.read(pathlib.Path(directory))
     try:
-        graph = _named(record.graph, record.stats["names"])
+        graph = _named(check(record.graph), record.stats["names"])
         folded = fold(graph)
         layout = record.ticket.layout
         return Compiled(
@@ -221,8 +234,9 @@ def load_compiled(directory: str | os.PathLike[str]) -> Compiled:
             domains=record.domains,
             certificates=tuple(Certificate.from_json(entry, graph) for entry in record.certificates),
             measured=measured_from_json(record.stats),
+            stated=record.stated,
         )
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+    except (InputError, UnsupportedModelError, *ticket_format.DAMAGED) as error:
         raise VerificationError("format", f"{directory}: damaged or not of this format ({error!r})") from error
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from slth_compile import checker, measure
 from slth_compile.certificate.attack import attack as run_attack
@@ -33,7 +34,7 @@ from slth_compile.plan.plan import Plan
 from slth_compile.plan.plan import plan as plan_layout
 from slth_compile.progress import Progress, silent
 from slth_compile.report.summary import AttackRow, Measured
-from slth_compile.subset_sum.windows import Miss, solve_family
+from slth_compile.subset_sum.windows import Miss, meets, solve_family
 from slth_compile.summarise import platform_text
 from slth_compile.ticket.apply import effective_layers
 from slth_compile.ticket.format import VERSION, domain_digest
@@ -100,6 +101,8 @@ def compile(
     clock = _Clock()
     with clock("plan"):
         graph, folded, domains, bound = _prepare(target_model, eps, delta, domain, input_shape, batch_axis)
+        if evaluate is not None:
+            evaluate = measure.labelled(folded, evaluate)
         progress("plan", 0, 1)
         planned = plan_layout(folded, bound, delta, domains)
         progress("plan", 1, 1)
@@ -158,7 +161,9 @@ def verify(directory: str | os.PathLike[str], **options: Any) -> checker.Verdict
     Raises:
         VerificationError: Something is damaged, missing, unknown or false; names the check.
     """
-    return checker.verify(directory, **options)
+    # The checker works on one batch of samples a core; threads inside its products would only wait for each other.
+    with threadpool_limits(1, "blas"):
+        return checker.verify(directory, **options)
 
 
 def _prepare(
@@ -200,7 +205,7 @@ def _solve(graph: Graph, planned: Plan, seed: int, workspace: Workspace | None, 
         parts: dict[str, SubsetMask] = {}
         for family in families(seed, index, node, planned.layout.layers[index]):
             mask = None if workspace is None else workspace.layer(index, family.part)
-            if mask is None:
+            if mask is None or not meets(family, mask):
                 solution = solve_family(family, advance)
                 mask = solution.mask
                 misses.extend(solution.misses)
@@ -282,7 +287,7 @@ def _parse_eps(eps: float | str) -> tuple[float, bool]:
     relative = isinstance(eps, str) and eps.endswith("rel")
     try:
         value = float(eps[:-3] if relative and isinstance(eps, str) else eps)
-    except ValueError:
+    except (TypeError, ValueError):
         raise InputError(f"eps is '{eps}'; expected a number such as 1e-2, or 1e-4rel") from None
     if not 0 < value < np.inf:
         raise InputError(f"eps is {eps}; expected a positive number")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -17,6 +18,34 @@ Network = Callable[[np.ndarray], object]
 TOP1, SQUARED = "top-1 accuracy", "mean squared difference"
 
 
+def labelled(graph: Graph, data: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs in float32 and their labels, found to fit a network.
+
+    Args:
+        graph: The folded target.
+        data: Inputs `(samples, *input_shape)` and labels: integers `(samples,)` for top-1 of the first output, else
+            that output's values.
+
+    Raises:
+        InputError: Shapes that do not fit, or entries that are no numbers.
+    """
+    try:
+        x, y = np.asarray(data[0], np.float32), np.asarray(data[1])
+    except (TypeError, ValueError):
+        raise InputError("evaluate: the inputs are not numbers") from None
+    if x.shape[1:] != graph.input_shape or y.ndim == 0 or len(x) != len(y) or len(x) == 0:
+        raise InputError(
+            f"evaluate: inputs {x.shape} and labels {y.shape}; expected (samples, *{graph.input_shape}) "
+            "and one label a sample"
+        )
+    outputs = graph.shapes[graph.outputs[0]]
+    if y.dtype.kind not in "iuf" or (_metric(y) == SQUARED and y[0].size != math.prod(outputs)):
+        raise InputError(
+            f"evaluate: labels are {y.dtype} {y.shape}; expected integers (samples,), or values (samples, *{outputs})"
+        )
+    return x, y
+
+
 def quality(
     graph: Graph, data: tuple[np.ndarray, np.ndarray], ticket: Network, literal: Network | None, batch: int = 256
 ) -> Evaluation:
@@ -24,7 +53,7 @@ def quality(
 
     Args:
         graph: The folded target.
-        data: Inputs `(samples, *input_shape)` and labels: integers for top-1 of the first output, else outputs.
+        data: Inputs and labels, as `labelled` takes them.
         ticket: The effective form.
         literal: The literal pruned network, None to leave it out.
         batch: Samples evaluated together.
@@ -32,15 +61,10 @@ def quality(
     Raises:
         InputError: Shapes that do not fit.
     """
-    x, y = np.asarray(data[0], np.float32), np.asarray(data[1])
-    if x.shape[1:] != graph.input_shape or len(x) != len(y) or len(x) == 0:
-        raise InputError(
-            f"evaluate: inputs {x.shape} and labels {y.shape}; expected (samples, *{graph.input_shape}) "
-            "and one label a sample"
-        )
+    x, y = labelled(graph, data)
     weights = target_weights(graph)
     target = jax.jit(lambda batch: evaluate(graph, batch, weights))
-    metric = TOP1 if y.ndim == 1 and y.dtype.kind in "iu" else SQUARED
+    metric = _metric(y)
     return Evaluation(
         metric=metric,
         samples=len(x),
@@ -64,6 +88,10 @@ def largest_output(graph: Graph, domain: Domain, samples: int = 256) -> float:
         x = (lower[rows] + share * (upper[rows] - lower[rows])).astype(np.float32)
         largest = max(largest, *(float(np.max(np.abs(out))) for out in function(x)))
     return largest
+
+
+def _metric(y: np.ndarray) -> str:
+    return TOP1 if y.ndim == 1 and y.dtype.kind in "iu" else SQUARED
 
 
 def _score(network: Network, x: np.ndarray, y: np.ndarray, metric: str, batch: int) -> float:

@@ -40,6 +40,7 @@ from slth_compile.graph.graph import Graph, Structure
 LARGEST_OUTPUT = 64
 """With more output elements than this the interval bound D serves."""
 
+_BATCH = 64
 _CHUNK_BYTES = 2**27
 # Stands in for the rounding of activations, relative to the largest of their node.
 _SLACK = 2.0**-19
@@ -65,10 +66,9 @@ def promise_at_points(graph: Graph, tolerances: Mapping[int, tuple[float, float]
     if last <= graph.layers[0]:
         return float(cheap.max())
     largest, left = 0.0, np.argsort(-cheap)
-    batch = 32
     while left.size and cheap[left[0]] > largest:
-        largest = max(largest, float(_promises(graph, tolerances, x[left[:batch]], 0).max()))
-        left, batch = left[batch:], 256
+        largest = max(largest, float(_promises(graph, tolerances, x[left[:_BATCH]], 0).max()))
+        left = left[_BATCH:]
     return largest
 
 
@@ -76,7 +76,7 @@ def _promises(graph: Graph, tolerances: Mapping[int, tuple[float, float]], x: np
     """`B(eta)` of every point, `(samples,)`, by backward passes that stop at node `start`."""
     outputs = sum(math.prod(graph.shapes[i]) for i in graph.outputs)
     elements = max(math.prod(shape) for shape in graph.shapes) * min(outputs, LARGEST_OUTPUT)
-    size = min(1 << (len(x) - 1).bit_length(), 1 << max(0, (_CHUNK_BYTES // (8 * elements)).bit_length() - 1))
+    size = max(1, min(_BATCH, _CHUNK_BYTES // (8 * elements)))
     weights = {
         i: (_single(w.positive), None if w.bias is None else _single(w.bias)) for i, w in target_weights(graph).items()
     }

@@ -8,6 +8,8 @@ from slth_compile.errors import InputError, UnsupportedModelError
 from slth_compile.graph import nodes as n
 from slth_compile.graph.graph import Graph
 
+_DTYPES = ("float16", "bfloat16", "float32", "float64")
+
 
 def check(graph: Graph) -> Graph:
     """The same graph, found valid.
@@ -83,6 +85,10 @@ def _structure(graph: Graph) -> list[str]:
 
 
 def _values(graph: Graph) -> None:
+    for node in graph.nodes:
+        for field, array in n.parameters(node).items():
+            if array.dtype.name not in _DTYPES:
+                raise InputError(f"'{node.name}' {field}: found {array.dtype}, expected one of {', '.join(_DTYPES)}")
     bad = [
         f"'{node.name}' {field} ({np.count_nonzero(~np.isfinite(array.astype(np.float64)))} of {array.size})"
         for node in graph.nodes

@@ -75,23 +75,26 @@ def _identity(channels: int, rank: int, inputs: tuple[int, ...], name: str) -> n
 
 def _merge(layer: n.Weighted, node: n.BatchNorm | n.Affine) -> n.Weighted:
     if isinstance(node, n.BatchNorm):
-        scale = 1.0 if node.scale is None else np.asarray(node.scale, np.float64)
+        scale = np.float64(1.0) if node.scale is None else np.asarray(node.scale, np.float64)
         factor = scale / np.sqrt(np.asarray(node.variance, np.float64) + node.epsilon)
         mean = np.asarray(node.mean, np.float64)
         beta = 0.0 if node.bias is None else np.asarray(node.bias, np.float64)
         has_bias = True
     else:
-        factor = 1.0 if node.scale is None else np.asarray(node.scale, np.float64)
+        scale = factor = np.float64(1.0) if node.scale is None else np.asarray(node.scale, np.float64)
         mean = 0.0
         beta = 0.0 if node.shift is None else np.asarray(node.shift, np.float64)
         has_bias = layer.bias is not None or node.shift is not None
     factor = np.broadcast_to(factor, layer.kernel.shape[-1:])
     exact = isinstance(node, n.Affine) and node.scale is None
-    kernel = layer.kernel if exact else layer.kernel * factor
+    with np.errstate(over="ignore"):
+        kernel = layer.kernel if exact else layer.kernel * factor
     kernel_error = layer.kernel_error if exact else (layer.kernel_error + KERNEL_ROUNDING) * (1 + 2.0**-40)
-    if np.any((np.abs(kernel) < SMALLEST_WEIGHT) & (layer.kernel != 0) & (factor != 0)):
+    smallest = np.where(layer.kernel == 0, np.abs(factor), np.minimum(np.abs(kernel), np.abs(factor)))
+    if np.any((smallest < SMALLEST_WEIGHT) & (scale != 0)) or not np.all(np.isfinite(kernel)):
         raise InputError(
-            f"'{node.name or layer.name}': folding its scale leaves weights below 2^-900; rescale the model"
+            f"'{node.name or layer.name}': folding its scale leaves weights below 2^-900 or beyond float64; "
+            "rescale the model"
         )
     if not has_bias:
         return dataclasses.replace(layer, kernel=kernel, kernel_error=kernel_error)

@@ -29,7 +29,9 @@ def infer_shape(node: n.Node, inputs: Sequence[Shape]) -> Shape:
         case n.Convolution():
             return _convolution(node, inputs[0])
         case n.Dense():
-            _expect(bool(inputs[0]) and inputs[0][-1] == node.kernel.shape[0], node, inputs, "last axis = kernel rows")
+            fits = bool(inputs[0]) and inputs[0][-1] == node.kernel.shape[0]
+            fits = fits and (node.bias is None or node.bias.shape == node.kernel.shape[1:])
+            _expect(fits, node, inputs, "last axis = kernel rows, one bias a column")
             return (*inputs[0][:-1], node.kernel.shape[1])
         case n.MaxPool() | n.AveragePool():
             return _pool(node, inputs[0])

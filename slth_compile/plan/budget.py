@@ -26,9 +26,12 @@ from slth_compile.graph.graph import Graph
 from slth_compile.graph.nodes import Weighted
 
 SENSED_REGIONS = 8
-SEARCHED_REGIONS = 128
+SEARCHED_REGIONS = 64
 ROUNDS = 12
 EQUAL_SHARE = 0.25
+ZERO_SHARE = 2.0**-20
+"""Of a part whose weights are all zero: they are met exactly."""
+
 MARGIN = 1 - 1e-3
 _PROBE = 1e-7
 
@@ -94,7 +97,7 @@ def allocate(graph: Graph, eps: float, domains: Sequence[Domain], signed: dict[i
             factor = _reduced(graph, shaped, factor, goal, signed, regions)
             worst = _bound(graph, _scaled(shaped, factor), signed, regions)
         bound = max(bound, worst)
-    if not 0 < bound <= eps:
+    if not 0 <= bound <= eps:
         raise UnreachableError(f"plan: the promised bound is {bound:.3e} with eps={eps:g}; ask for a larger eps")
     return Budget(_scaled(shaped, factor), bound)
 
@@ -103,14 +106,18 @@ def _reduced(
     graph: Graph, shaped: Tolerances, ceiling: float, goal: float, signed: dict[int, bool], regions: _Regions
 ) -> float:
     """About the largest factor, not above the ceiling, that keeps the regions within the goal."""
-    factor = min(1.0, ceiling)
+    factor, within = min(1.0, ceiling), None
     for _ in range(ROUNDS):
         bound = _bound(graph, _scaled(shaped, factor), signed, regions)
         if not np.isfinite(bound):
             raise UnreachableError("plan: the bound is not finite for any tolerance tried; use a smaller domain")
         if bound <= goal and (bound >= 0.97 * goal or factor == ceiling):
             return factor
-        factor = min(factor * goal / max(bound, 1e-300) * (1 if bound <= goal else 1 - 1e-3), ceiling)
+        within = factor if bound <= goal else within
+        # A bound that no tolerance moves, as a softmax's 1, must not send the factor to infinity.
+        factor = min(factor * min(goal / max(bound, 1e-300), 16) * (1 if bound <= goal else 1 - 1e-3), ceiling)
+    if within is not None:
+        return within
     raise UnreachableError(f"plan: no tolerances found with a bound within {goal:g}; ask for a larger eps")
 
 
@@ -122,14 +129,16 @@ def _shaped(graph: Graph, eps: float, sampled: Sequence[_Regions], signed: dict[
     for i in graph.layers:
         pair = []
         for which, weights in enumerate((_kernel(graph, i), _bias(graph, i))):
-            largest = float(np.abs(weights).max(initial=0.0))
-            if weights.size == 0 or largest == 0:
-                pair.append(0.0 if weights.size == 0 else eps)
+            if weights.size == 0:
+                pair.append(0.0)
                 continue
+            nonzero = float(np.abs(weights).max())
+            largest = nonzero or eps
             probe = _PROBE * largest
             one = zero | {i: (probe, 0.0) if which == 0 else (0.0, probe)}
             sensitivity = max(_bound(graph, one, signed, regions) for regions in sampled) / probe
             part = (1 - EQUAL_SHARE) * weights.size / total + EQUAL_SHARE / (2 * len(graph.layers))
+            part = part if nonzero else ZERO_SHARE
             share = eps * part / sensitivity if sensitivity > 0 else largest
             pair.append(min(share, largest))
         shaped[i] = (pair[0], pair[1])

@@ -33,8 +33,13 @@ from slth_compile.source.dyadic import PRODUCT_BITS
 from slth_compile.source.layout import MAXIMUM_WIDTH, Gadget
 
 SMALLEST_WINDOW, LARGEST_WINDOW = 8, 24
+WINDOW_STEP = 4
+"""Windows of the plan are its multiples: every size in use is a program to compile."""
+
 GAINS = 4
 _GRID_STEPS = 4
+# The solver stays 2^-30 inside the tolerance, for checkers that round otherwise.
+_INSIDE = 1 - 2.0**-29
 _ROUNDING = 1 + 1e-9
 
 
@@ -58,6 +63,11 @@ class Problems:
     tolerance: float
     failure: float
 
+    @property
+    def spendable(self) -> float:
+        """What a subset may be off by: the tolerance without what folding took of it."""
+        return self.tolerance * _INSIDE - self.error
+
 
 def plan_gadget(problems: Problems) -> Gadget:
     """The gain, window and least width that meet the problems with the allowed probability.
@@ -74,20 +84,21 @@ def plan_gadget(problems: Problems) -> Gadget:
     largest = float(problems.magnitudes.max(initial=0.0))
     if largest == 0:
         return Gadget(width=1, gain=0, window=SMALLEST_WINDOW, tolerance=problems.tolerance, failure=0.0)
-    lowest = int(np.ceil(np.log2(largest)))
+    mantissa, exponent = np.frexp(largest)
+    lowest = int(exponent) - int(mantissa == 0.5)
     best: Gadget | None = None
     for window, limits in _grid_limits().items():
         # Two candidates more cost twice the time and two mask bits: past the usual windows they must halve the width.
-        cap = MAXIMUM_WIDTH if best is None else best.width // (2 if window > LARGEST_WINDOW else 1)
+        cap = MAXIMUM_WIDTH if best is None else best.width // 2 if window > LARGEST_WINDOW else best.width - 1
         for gain in range(lowest, lowest + GAINS):
-            if problems.tolerance - problems.error < np.ldexp(_GRID_STEPS, gain - PRODUCT_BITS):
+            if problems.spendable < np.ldexp(_GRID_STEPS, gain - PRODUCT_BITS):
                 continue
             gadget = _least_width(problems, gain, window, limits, cap)
             if gadget is not None:
                 best, cap = gadget, gadget.width - 1
     if best is not None:
         return best
-    if problems.tolerance - problems.error < np.ldexp(_GRID_STEPS, lowest - PRODUCT_BITS):
+    if problems.spendable < np.ldexp(_GRID_STEPS, lowest - PRODUCT_BITS):
         raise UnreachableError(
             f"{problems.name}: needs a tolerance of {problems.tolerance:.2e}, below the grid of the source "
             f"({np.ldexp(_GRID_STEPS, lowest - PRODUCT_BITS):.2e}); ask for a larger eps or a smaller domain"
@@ -99,15 +110,17 @@ def plan_gadget(problems: Problems) -> Gadget:
 
 
 def _least_width(problems: Problems, gain: int, window: int, limits: np.ndarray, cap: int) -> Gadget | None:
-    # Half a grid step goes to rounding the target, and the folding error is not the subset's to spend.
-    tolerance = np.ldexp(problems.tolerance - problems.error, -gain) - 2.0 ** -(PRODUCT_BITS - 1)
+    if cap < 1:
+        return None
+    # Half a grid step goes to rounding the target, as much and more to rounding the error.
+    tolerance = np.ldexp(problems.spendable, -gain) - 2.0 ** -(PRODUCT_BITS - 1)
     column = min(HALF_OCTAVES, int(np.ceil(-2 * np.log2(tolerance))))
     if column < 0:
         column = 0
-    counts = _counts(np.ldexp(problems.magnitudes[problems.magnitudes > problems.tolerance - problems.error], -gain))
+    counts = _counts(np.ldexp(problems.magnitudes[problems.magnitudes > problems.spendable], -gain))
     needed = counts > 0
     counts, q = counts[needed] * problems.signs, limits[needed, column]
-    if 2.0 ** (-column / 2) > tolerance or np.any(q >= 1):
+    if cap < 1 or 2.0 ** (-column / 2) > tolerance or np.any(q >= 1):
         return None
 
     def failure(width: int) -> float:
@@ -142,7 +155,7 @@ def _grid_limits() -> dict[int, np.ndarray]:
     shrink = 1 - 2.0 ** (-1 / STEPS_PER_OCTAVE)
     shift = TARGETS[-1] / 2 * (1 + np.log(2 / TARGETS[-1]))
     found = {}
-    for window in (m for m in sizes if m >= SMALLEST_WINDOW):
+    for window in (m for m in sizes if m >= SMALLEST_WINDOW and m % WINDOW_STEP == 0):
         limits = np.zeros_like(table[window])
         for k, probability in enumerate(stats.binom.pmf(np.arange(window + 1), window, 1 - shrink)):
             # A window of k candidates fails no more often than one of the next measured size below.

@@ -14,6 +14,7 @@ import numpy as np
 from slth_compile.constructions.da_cunha import Family
 from slth_compile.source.dyadic import PRODUCT_BITS, enclose_difference
 from slth_compile.subset_sum.problem import batch_size, integer_targets, solve_batch
+from slth_compile.ticket.apply import masked_sums
 from slth_compile.ticket.masks import SubsetMask
 
 Progress = Callable[[int], None]
@@ -51,8 +52,8 @@ class Solution:
 def solve_family(family: Family, progress: Progress = lambda solved: None) -> Solution:
     """The mask of a family: every weight takes the first window whose closest subset meets its tolerance.
 
-    Weights within the tolerance of zero keep nothing. A weight that no window meets keeps the best subset seen and is
-    reported; nothing is hidden in the mask.
+    Zero weights keep nothing, and one within the tolerance of zero never looks past the first window. A weight that no
+    window meets keeps the best subset seen and is reported; nothing is hidden in the mask.
 
     Args:
         family: The problems.
@@ -68,7 +69,9 @@ def solve_family(family: Family, progress: Progress = lambda solved: None) -> So
     subsets = np.zeros(weights.size, np.uint32)
     best = _outer_error(family, np.arange(weights.size), np.zeros(weights.size, np.int64))
     available = family.windows
-    pending = np.flatnonzero(weights != 0)
+    # Where a channel offers no window, every weight is within the tolerance of zero by plan, or is missed.
+    pending = np.flatnonzero((weights != 0) & (available[family.channel(np.arange(weights.size))] > 0))
+    pending = pending[available[family.channel(pending)] > 0]
     progress(weights.size - pending.size)
     number = 0
     while pending.size:
@@ -93,6 +96,19 @@ def solve_family(family: Family, progress: Progress = lambda solved: None) -> So
     misses = tuple(_miss(family, int(flat), float(best[flat])) for flat in missed)
     shape = family.weights.shape
     return Solution(SubsetMask(windows.reshape(shape), subsets.reshape(shape)), misses)
+
+
+def meets(family: Family, mask: SubsetMask) -> bool:
+    """Whether a mask of any origin is one of the family, and every weight within its tolerance."""
+    shape, flat = family.weights.shape, np.arange(family.weights.size)
+    if (mask.windows.shape, mask.subsets.shape) != (shape, shape) or mask.subsets.dtype != np.uint32:
+        return False
+    windows, subsets = mask.windows.reshape(-1).astype(np.int64), mask.subsets.reshape(-1)
+    missing = (windows < 0) | (windows >= family.windows[family.channel(flat)])
+    if np.any(np.where(subsets == 0, windows != 0, missing)) or np.any(subsets >> np.uint32(family.gadget.window)):
+        return False
+    sums = masked_sums(family, mask).reshape(-1)
+    return bool(np.all(_outer_error(family, flat, sums) <= family.gadget.tolerance))
 
 
 def _solve(family: Family, flat: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -19,10 +19,10 @@ import safetensors.numpy
 
 from slth_compile.constructions.da_cunha import BIAS, NEGATIVE, POSITIVE
 from slth_compile.domain import Balls, Box, Domain, Points
-from slth_compile.errors import InputError, VerificationError
+from slth_compile.errors import InputError, SlthError, VerificationError
 from slth_compile.graph.graph import Graph, graph_from_json, graph_json, target_arrays, target_digest
 from slth_compile.graph.nodes import Weighted
-from slth_compile.source.layout import Gadget, LayerLayout, Layout
+from slth_compile.source.layout import MAXIMUM_WIDTH, Gadget, LayerLayout, Layout
 from slth_compile.source.network import kernel_shape
 from slth_compile.source.threefry import GENERATOR
 from slth_compile.ticket.masks import SubsetMask, decode, encode
@@ -34,6 +34,8 @@ MASKS, TARGET, DOMAIN, CERTIFICATE = "masks.safetensors", "target.safetensors", 
 STATED = (MASKS, TARGET, DOMAIN, CERTIFICATE)
 STATS = "stats.json"
 LARGEST_STORED_DOMAIN = 64 << 20
+DAMAGED = (ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError)
+"""What reading a damaged or hostile directory may raise."""
 _DTYPES = {"float32": "F32", "float64": "F64"}
 
 
@@ -47,6 +49,7 @@ class Record:
         domains: Where the certificates hold; a domain too large to store has no samples when read back and is None.
         certificates: Entries of `certificate.json`.
         stats: What was measured on the way: seconds, accuracies, attacks. Not part of the ticket id.
+        stated: The bytes of the manifest and the files it covers, by name.
     """
 
     graph: Graph
@@ -54,6 +57,7 @@ class Record:
     domains: tuple[Domain | None, ...]
     certificates: tuple[dict[str, Any], ...]
     stats: dict[str, Any]
+    stated: dict[str, bytes]
 
 
 def stated_files(
@@ -75,7 +79,7 @@ def stated_files(
     }
     files = {
         MASKS: safetensors.numpy.save(mask_tensors(ticket)),
-        TARGET: safetensors.numpy.save({name: np.ascontiguousarray(a) for name, a in target_arrays(graph).items()}),
+        TARGET: safetensors.numpy.save({name: np.asarray(a, order="C") for name, a in target_arrays(graph).items()}),
         DOMAIN: safetensors.numpy.save(stored),
         CERTIFICATE: _json(list(certificates)),
     }
@@ -152,20 +156,24 @@ def read(directory: pathlib.Path) -> Record:
     if not (directory / MANIFEST).is_file():
         raise InputError(f"{directory}: not a ticket directory, it has no {MANIFEST}")
     try:
-        manifest = json.loads((directory / MANIFEST).read_bytes())
+        content = _listed(directory)
+        manifest = json.loads(content[MANIFEST])
         _refuse_unknown(manifest)
-        content = {name: _stated(directory, name, manifest["files"][name]) for name in STATED}
+        _refuse_unstated(content, manifest["files"])
         graph = graph_from_json(manifest["graph"], _tensors(content[TARGET]), tuple(manifest["output_names"]))
         layers = tuple(_layer_layout(entry) for entry in manifest["layers"])
+        seed = _whole(manifest["seed"], 0, 2**64 - 1)
         layout = Layout(eps=manifest["eps"], delta=manifest["delta"], layers=layers)
         masks = _masks(graph, layout, _tensors(content[MASKS]))
         arrays = _tensors(content[DOMAIN])
         domains = tuple(_domain(entry, d, arrays, graph.input_shape) for d, entry in enumerate(manifest["domains"]))
         certificates = tuple(json.loads(content[CERTIFICATE]))
-        stats = json.loads((directory / STATS).read_bytes()) if (directory / STATS).is_file() else {}
-    except (KeyError, TypeError, ValueError, AttributeError, safetensors.SafetensorError) as error:
+        stats = json.loads(content.pop(STATS))
+    except VerificationError:
+        raise
+    except (SlthError, safetensors.SafetensorError, *DAMAGED) as error:
         raise VerificationError("format", f"{directory}: damaged or not of this format ({error!r})") from error
-    return Record(graph, Ticket(layout, manifest["seed"], masks), domains, certificates, stats)
+    return Record(graph, Ticket(layout, seed, masks), domains, certificates, stats, content)
 
 
 def _refuse_unknown(manifest: Mapping[str, Any]) -> None:
@@ -177,13 +185,24 @@ def _refuse_unknown(manifest: Mapping[str, Any]) -> None:
         raise VerificationError("version", f"found generator '{manifest['generator']}', expected '{GENERATOR}'")
 
 
-def _stated(directory: pathlib.Path, name: str, digest: str) -> bytes:
-    if not (directory / name).is_file():
-        raise VerificationError("digest", f"{name} is missing")
-    content = (directory / name).read_bytes()
-    if hashlib.sha256(content).hexdigest() != digest:
-        raise VerificationError("digest", f"{name} is not the file the manifest names")
+def _listed(directory: pathlib.Path) -> dict[str, bytes]:
+    """What is read of a ticket, each file with the digest that `SHA256SUMS` lists."""
+    for name in (SUMS, MANIFEST, *STATED, STATS):
+        if not (directory / name).is_file():
+            raise VerificationError("format", f"{name} is missing")
+    lines = (line.split("  ", 1) for line in (directory / SUMS).read_text("ascii").splitlines())
+    listed = {name: digest for digest, name in lines}
+    content = {name: (directory / name).read_bytes() for name in (MANIFEST, *STATED, STATS)}
+    for name, raw in content.items():
+        if hashlib.sha256(raw).hexdigest() != listed.get(name):
+            raise VerificationError("digest", f"{name} is not the file that {SUMS} lists")
     return content
+
+
+def _refuse_unstated(content: Mapping[str, bytes], digests: Mapping[str, str]) -> None:
+    for name in STATED:
+        if hashlib.sha256(content[name]).hexdigest() != digests[name]:
+            raise VerificationError("digest", f"{name} is not the file the manifest names")
 
 
 def _tensors(content: bytes) -> dict[str, np.ndarray]:
@@ -191,8 +210,24 @@ def _tensors(content: bytes) -> dict[str, np.ndarray]:
 
 
 def _layer_layout(entry: Mapping[str, Any]) -> LayerLayout:
-    bias = None if entry["bias"] is None else Gadget(**entry["bias"])
-    return LayerLayout(signed=entry["signed"], kernel=Gadget(**entry["kernel"]), bias=bias)
+    bias = None if entry["bias"] is None else _gadget(entry["bias"])
+    return LayerLayout(signed=bool(entry["signed"]), kernel=_gadget(entry["kernel"]), bias=bias)
+
+
+def _gadget(entry: Mapping[str, Any]) -> Gadget:
+    return Gadget(
+        width=_whole(entry["width"], 1, MAXIMUM_WIDTH),
+        gain=_whole(entry["gain"], -512, 512),
+        window=_whole(entry["window"], 1, 32),
+        tolerance=float(entry["tolerance"]),
+        failure=float(entry["failure"]),
+    )
+
+
+def _whole(value: Any, low: int, high: int) -> int:
+    if type(value) is not int or not low <= value <= high:
+        raise ValueError(f"found {value!r:.40}, expected a whole number from {low} to {high}")
+    return value
 
 
 def _masks(graph: Graph, layout: Layout, tensors: Mapping[str, np.ndarray]) -> tuple[dict[str, SubsetMask], ...]:

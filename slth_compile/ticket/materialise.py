@@ -61,6 +61,7 @@ class RandomLayer(nn.Module):
             return y
         bias_u = self.param("u", zeros, (self.bias_width,))
         bias_v = self.param("v", zeros, (self.bias_width, outputs))
+        bias_u, bias_v = bias_u.astype(x.dtype), bias_v.astype(x.dtype)
         return y + jnp.matmul(nn.relu(bias_u), bias_v, precision=lax.Precision.HIGHEST)
 
 

@@ -1,0 +1,114 @@
+"""One small ticket for all tests of a run, and the command line inside this process."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+
+@dataclasses.dataclass(frozen=True)
+class Shared:
+    """What every worker of a test run uses: inputs, the ticket made of them, how long that took."""
+
+    folder: Path
+
+    @property
+    def ticket(self) -> Path:
+        return self.folder / "ticket"
+
+    @property
+    def cache(self) -> Path:
+        return self.folder / "xla"
+
+    @property
+    def arguments(self) -> list[str]:
+        from helpers import Inputs
+
+        return Inputs(self.folder / "inputs").arguments
+
+    @property
+    def checkpoint(self) -> str:
+        return self.arguments[0]
+
+    @property
+    def points(self) -> Path:
+        return self.folder / "inputs" / "points.npz"
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of a compile whose programs XLA has compiled before."""
+        return float((self.folder / "seconds").read_text())
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
+    """The tiny ticket, compiled by the command line in a process of its own, once a run."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    folder.mkdir(exist_ok=True)
+    with _alone(folder / "lock"):
+        found = Shared(folder)
+        if not (folder / "seconds").is_file():
+            from helpers import Inputs, start, timed
+
+            inputs = Inputs(folder / "inputs").write()
+            timed(start("compile", *inputs.arguments, str(found.ticket), cache=found.cache))
+            seconds, *_ = timed(start("compile", *inputs.arguments, str(folder / "again"), cache=found.cache))
+            (folder / "seconds").write_text(str(seconds))
+    return found
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Only one process at a time comes past."""
+    import fcntl
+
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@dataclasses.dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def message(self) -> str:
+        """The one line of an error; where it lists several things, an indented line each."""
+        first, *rest = self.err.splitlines()
+        assert first.startswith("slth-compile: "), self.err
+        assert all(line.startswith("  ") for line in rest), self.err
+        assert len(rest) != 1, self.err
+        assert "Traceback" not in self.err
+        return "\n".join([first.removeprefix("slth-compile: "), *rest])
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+    """The command line: arguments in, exit code, stdout and stderr out."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+
+    def run(*arguments: object) -> Ended:
+        from slth_compile.cli import main
+
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["slth-compile", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as done:
+            code = done.code if isinstance(done.code, int) else 0 if done.code is None else 1
+        captured = capsys.readouterr()
+        return Ended(code, captured.out, captured.err)
+
+    return run

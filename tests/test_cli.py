@@ -1,0 +1,243 @@
+"""Every command on good input: what it prints, what it writes, that it says nothing else."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import factories
+import flax.serialization
+import numpy as np
+import pytest
+from helpers import OPTIONS, PLAN, copy_ticket, save_checkpoint
+
+import slth_compile as slth
+from slth_compile.checker import verify
+
+
+def other_checkpoint(folder: Path) -> Path:
+    """The same model with another weight."""
+    variables = factories.variables()
+    variables["params"]["last"]["bias"] = np.asarray([0.25, 0.5], np.float32)
+    return save_checkpoint(folder / "other.safetensors", variables)
+
+
+# ---------------------------------------------------------------- compile
+
+
+def test_compile_prints_one_json_object(shared, cli, tmp_path):
+    """With labelled data: accuracies; the attack beside each bound; stdout is one object, stderr silent."""
+    out = tmp_path / "out"
+    arguments = [a for a in shared.arguments if a != "--no-attack"]
+    done = cli("compile", *arguments, out, "--json", "--evaluate", shared.points, "--literal")
+    assert (done.code, done.err) == (0, "")
+    found = json.loads(done.out)
+    assert done.out.count("\n") == 1
+    verdict = verify(out)
+    assert found["ticket_id"] == verdict.ticket_id == verify(shared.ticket).ticket_id
+    assert found["out"] == str(out)
+    evaluation = found["measured"]["evaluation"]
+    assert evaluation["samples"] == 6
+    assert evaluation["ticket"] == evaluation["literal"]
+    compiled = slth.load(out)
+    for row, certificate in zip(compiled.measured.attacks, compiled.certificates, strict=True):
+        assert row is not None
+        assert row.value <= certificate.bound
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+@pytest.mark.parametrize("kind", ["msgpack", "orbax"])
+def test_compile_other_checkpoints(kind, shared, cli, tmp_path):
+    """The same weights from another file are the same ticket."""
+    path = tmp_path / ("tiny.msgpack" if kind == "msgpack" else "tiny")
+    if kind == "msgpack":
+        path.write_bytes(flax.serialization.to_bytes(factories.variables()))
+    else:
+        import orbax.checkpoint as ocp
+
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(path, factories.variables())
+    done = cli("compile", path, *shared.arguments[1:], tmp_path / "out", "--quiet")
+    assert done.code == 0, done.err
+    assert verify(tmp_path / "out").ticket_id == verify(shared.ticket).ticket_id
+    assert verify(shared.ticket).ticket_id[:12] in done.out
+    assert done.err == ""
+
+
+def test_compile_with_model_kwargs_seed_and_the_default_domain(cli, tmp_path):
+    """Another number of outputs; balls as the domain; another seed in the manifest."""
+    variables = factories.variables()
+    last = {"kernel": np.full((8, 3), 0.25, np.float32), "bias": np.zeros(3, np.float32)}
+    variables["params"]["last"] = last
+    checkpoint = save_checkpoint(tmp_path / "three.safetensors", variables)
+    np.savez(tmp_path / "x.npz", x=np.full((2, 3, 3, 1), 0.5))
+    done = cli("compile", checkpoint, tmp_path / "out", *OPTIONS, "--model-kwargs", '{"outputs": 3}', "--seed", 2**64 - 1,
+               "--eps", "30", "--delta", "0.01", "--domain", f"balls:{tmp_path / 'x.npz'},0.1,0,1", "--no-attack",
+               "--quiet")  # fmt: skip
+    assert done.code == 0, done.err
+    verdict = verify(tmp_path / "out")
+    assert verdict.seed == 2**64 - 1
+    assert [certificate.kind for certificate in verdict.certificates] == ["balls"]
+
+
+def test_an_eps_above_every_weight_needs_no_masks(shared, cli, tmp_path):
+    """A statement that the empty ticket meets is compiled to a ticket that keeps next to nothing, and verified."""
+    done = cli("compile", shared.checkpoint, tmp_path / "out", *OPTIONS, "--eps", "1000", "--no-attack", "--quiet")
+    assert done.code == 0, done.err
+    assert verify(tmp_path / "out").kept == 0
+
+
+def test_relative_eps(shared, cli, tmp_path):
+    """A share of the largest output over the points."""
+    done = cli("compile", shared.checkpoint, tmp_path / "out", *OPTIONS, "--eps", "10rel", "--dry-run", "--json")
+    absolute = json.loads(done.out)["layout"]["eps"]
+    assert 1 < absolute < 100
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing(shared, cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = cli("compile", *shared.arguments, tmp_path / "out", "--dry-run")
+    assert (done.code, done.err) == (0, "")
+    assert "conv" in done.out
+    assert "promised bound" in done.out
+    done = cli("compile", *shared.arguments, tmp_path / "out", "--dry-run", "--json")
+    plan = json.loads(done.out)
+    assert plan["layout"]["eps"] == 30.0
+    assert plan["failure"] <= 0.01
+    assert [layer["name"] for layer in plan["layers"]] == ["conv", "last"]
+    manifest = json.loads((shared.ticket / "manifest.json").read_bytes())
+    assert plan["layout"]["layers"] == manifest["layers"]
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------- verify, inspect, report
+
+
+def test_verify(shared, cli):
+    done = cli("verify", shared.ticket)
+    assert (done.code, done.err) == (0, "")
+    assert done.out.splitlines()[-1] == "verified"
+    ticket_id = verify(shared.ticket).ticket_id
+    done = cli("verify", shared.ticket, "--id", ticket_id, "--json")
+    assert (done.code, done.err) == (0, "")
+    assert json.loads(done.out)["ticket_id"] == ticket_id
+    assert "NOT recomputed" in cli("verify", shared.ticket, "--quick").out
+    assert cli("verify", shared.ticket, "--id", "0" * 64).message.startswith("verification failed: ticket id: ")
+
+
+def test_verify_against_a_model(shared, cli, tmp_path):
+    """The right model passes, one with another weight does not, and a file that is missing is another matter."""
+    assert cli("verify", shared.ticket, "--against", shared.checkpoint, *OPTIONS).code == 0
+    wrong = cli("verify", shared.ticket, "--against", other_checkpoint(tmp_path), *OPTIONS)
+    assert wrong.code == 3
+    assert wrong.message.startswith("verification failed: target: ")
+    assert wrong.out == ""
+    assert cli("verify", shared.ticket, "--against", tmp_path / "missing.safetensors", *OPTIONS).code == 2
+    assert cli("verify", shared.ticket, "--against", shared.checkpoint).code == 2
+
+
+def test_inspect_a_ticket(shared, cli):
+    done = cli("inspect", shared.ticket)
+    assert (done.code, done.err) == (0, "")
+    assert verify(shared.ticket).ticket_id[:12] in done.out
+    done = cli("inspect", shared.ticket, "--json")
+    assert json.loads(done.out)["ticket_id"] == verify(shared.ticket).ticket_id
+
+
+def test_inspect_a_model(shared, cli):
+    done = cli("inspect", shared.checkpoint, *OPTIONS)
+    assert (done.code, done.err) == (0, "")
+    for word in ("convolution", "relu", "dense", "conv", "last"):
+        assert word in done.out
+    graph = json.loads(cli("inspect", shared.checkpoint, *OPTIONS, "--json").out)
+    manifest = json.loads((shared.ticket / "manifest.json").read_bytes())
+    assert graph == manifest["graph"]
+
+
+def test_report(shared, cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = cli("report", shared.ticket)
+    assert (done.code, done.out, done.err) == (0, "report.html\n", "")
+    assert (tmp_path / "report.html").read_bytes() == (shared.ticket / "report.html").read_bytes()
+    assert cli("report", shared.ticket).code == 2
+    assert cli("report", shared.ticket, "--force").code == 0
+    assert cli("report", shared.ticket, "-o", "card.md").code == 0
+    assert (tmp_path / "card.md").read_bytes() == (shared.ticket / "report.md").read_bytes()
+    assert cli("report", shared.ticket, "-o", "no/where.html").code == 2
+    assert verify(shared.ticket)
+
+
+# ---------------------------------------------------------------- the frame
+
+
+def test_version_and_help(cli):
+    done = cli("--version")
+    assert (done.code, done.out, done.err) == (0, f"slth-compile {slth.__version__}\n", "")
+    for arguments in ([], ["--help"], ["compile", "--help"], ["verify", "-h"]):
+        done = cli(*arguments)
+        assert (done.code, done.err) == (0, "")
+        assert "Usage" in done.out
+
+
+def test_module_and_exit_code_of_a_process(shared, tmp_path):
+    """`python -m slth_compile` is the command; errors are one line on stderr."""
+    command = [sys.executable, "-m", "slth_compile", "verify"]
+    done = subprocess.run([*command, str(shared.ticket)], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.startswith("slth-compile: verification failed: format: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_closed_pipe_is_no_error(shared, cli, monkeypatch):
+    """`slth-compile verify OUT/ | head -0`"""
+    import slth_compile.checker.verdict as verdict
+
+    def closed(_: object) -> str:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(verdict.Verdict, "to_text", closed)
+    monkeypatch.setattr("os.dup2", lambda *_: None)
+    done = cli("verify", shared.ticket)
+    assert (done.code, done.err) == (0, "")
+
+
+def test_an_interrupt_is_130(shared, cli, monkeypatch, tmp_path):
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("slth_compile.compiler.solve_family", interrupt)
+    done = cli("compile", *shared.arguments, tmp_path / "out")
+    assert done.code == 130
+    assert "--resume" in done.message
+    assert [path.name for path in tmp_path.iterdir()] == ["out.partial"]
+
+
+def test_a_bug_is_70(shared, cli, monkeypatch):
+    """One line; the traceback is asked for."""
+
+    def bug(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("one\ntwo")
+
+    monkeypatch.setattr("slth_compile.checker.verify", bug)
+    done = cli("verify", shared.ticket)
+    assert done.code == 70
+    assert done.message.startswith("internal error, please report it: ZeroDivisionError")
+    monkeypatch.setenv("SLTH_TRACEBACK", "1")
+    with pytest.raises(ZeroDivisionError):
+        cli("verify", shared.ticket)
+
+
+def test_force_and_resume_options(shared, cli, tmp_path):
+    """An old ticket is replaced on request only."""
+    out = copy_ticket(shared.ticket, tmp_path / "out")
+    (out / "README.md").write_text("old")
+    assert cli("compile", *shared.arguments, out).code == 2
+    assert cli("compile", *shared.arguments, out, "--resume").code == 2
+    assert (out / "README.md").read_text() == "old"
+    assert cli("compile", *shared.arguments, out, "--force").code == 0
+    assert verify(out)
+    assert PLAN[1] == "30"
