@@ -19,7 +19,8 @@ from rich.table import Table
 import slth_compile
 from slth_compile.arguments import DOMAIN_FORMS, load_arrays, parse_domain, parse_kwargs, parse_shape
 from slth_compile.errors import InputError, SlthError, VerificationError
-from slth_compile.progress import Progress, silent
+from slth_compile.interrupts import interrupts
+from slth_compile.progress import Progress
 
 app = typer.Typer(
     add_completion=False,
@@ -232,20 +233,22 @@ def _fail(message: str, code: int, prefix: str = "") -> None:
 
 @contextmanager
 def _progress(quiet: bool) -> Iterator[Progress]:
-    """A bar for every stage, on stderr where that is a terminal."""
-    if quiet or not errors.is_terminal:
-        yield silent
-        return
-    columns = (TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Bars(*columns, console=errors) as bars:
-        tasks: dict[str, Any] = {}
+    """A bar for every stage, on stderr where that is a terminal; interrupts are felt at every step."""
+    with interrupts() as feel:
+        if quiet or not errors.is_terminal:
+            yield feel
+            return
+        columns = (TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Bars(*columns, console=errors) as bars:
+            tasks: dict[str, Any] = {}
 
-        def show(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total)
-            bars.update(tasks[stage], completed=done, total=total)
+            def show(stage: str, done: int, total: int) -> None:
+                feel(stage, done, total)
+                if stage not in tasks:
+                    tasks[stage] = bars.add_task(stage, total=total)
+                bars.update(tasks[stage], completed=done, total=total)
 
-        yield show
+            yield show
 
 
 def _model(path: str, factory: str | None, kwargs: str, shape: str | None) -> Any:

@@ -21,28 +21,21 @@ from slth_compile.certificate.attack import attack as run_attack
 from slth_compile.certificate.certificate import Certificate, certify_domain
 from slth_compile.certificate.weight_errors import weight_errors
 from slth_compile.compiled import Compiled, load_compiled
-from slth_compile.constructions.da_cunha import families
-from slth_compile.domain import Box, Domain
+from slth_compile.domain import Domain
 from slth_compile.errors import InputError, UnreachableError
-from slth_compile.frontends.flax import import_model
-from slth_compile.graph.check import check
 from slth_compile.graph.evaluate import target_weights
-from slth_compile.graph.fold import fold
 from slth_compile.graph.graph import Graph, target_digest
-from slth_compile.graph.nodes import Weighted
 from slth_compile.plan.plan import Plan
 from slth_compile.plan.plan import plan as plan_layout
 from slth_compile.progress import Progress, silent
 from slth_compile.report.summary import AttackRow, Measured
-from slth_compile.subset_sum.windows import Miss, meets, solve_family
+from slth_compile.request import Domains, checked_request, refuse_seed
+from slth_compile.subset_sum.network import solve_network
 from slth_compile.summarise import platform_text
 from slth_compile.ticket.apply import effective_layers
 from slth_compile.ticket.format import VERSION, domain_digest
-from slth_compile.ticket.masks import SubsetMask
-from slth_compile.ticket.ticket import Ticket
 from slth_compile.ticket.workspace import Workspace
 
-Domains = Domain | Sequence[Domain]
 Labelled = tuple[np.ndarray, np.ndarray]
 ATTACK_STEPS, ATTACK_RESTARTS = 100, 4
 
@@ -97,25 +90,27 @@ def compile(
     workspace = None if out is None else Workspace(pathlib.Path(out))
     if workspace is not None:
         workspace.refuse_occupied(resume=resume, force=force)
-    _refuse_seed(seed)
+    refuse_seed(seed)
     clock = _Clock()
     with clock("plan"):
-        graph, folded, domains, bound = _prepare(target_model, eps, delta, domain, input_shape, batch_axis)
+        asked = checked_request(target_model, eps, delta, domain, input_shape, batch_axis)
+        graph, folded, domains = asked.graph, asked.folded, asked.domains
         if evaluate is not None:
             evaluate = measure.labelled(folded, evaluate)
         progress("plan", 0, 1)
-        planned = plan_layout(folded, bound, delta, domains)
+        planned = plan_layout(folded, asked.eps, delta, domains)
         progress("plan", 1, 1)
     try:
         with clock("solve"):
             if workspace is not None:
                 workspace.begin(_key(graph, planned, seed, domains), resume=resume)
-            ticket = _solve(folded, planned, seed, workspace, progress)
+            problems = sum(layer.problems for layer in planned.layers)
+            ticket = solve_network(folded, planned.layout, seed, workspace, problems, progress)
         with clock("certify"):
             layers = effective_layers(folded, ticket)
             errors = weight_errors(folded, ticket, layers)
             certificates = tuple(_certify(folded, errors, domains, progress))
-            _refuse_above(certificates, bound)
+            _refuse_above(certificates, asked.eps)
         found = Compiled(graph, folded, planned, ticket, layers, domains, certificates, _nothing_measured(domains))
         measured = _measure(found, evaluate, literal, attack, clock, progress)
         found = Compiled(graph, folded, planned, ticket, layers, domains, certificates, measured)
@@ -142,8 +137,8 @@ def plan(
     batch_axis: int | None = 0,
 ) -> Plan:
     """What `compile` would draw and what it would cost; nothing is drawn. Arguments as for `compile`."""
-    _, folded, domains, bound = _prepare(target_model, eps, delta, domain, input_shape, batch_axis)
-    return plan_layout(folded, bound, delta, domains)
+    asked = checked_request(target_model, eps, delta, domain, input_shape, batch_axis)
+    return plan_layout(asked.folded, asked.eps, delta, asked.domains)
 
 
 def load(directory: str | os.PathLike[str]) -> Compiled:
@@ -164,59 +159,6 @@ def verify(directory: str | os.PathLike[str], **options: Any) -> checker.Verdict
     # The checker works on one batch of samples a core; threads inside its products would only wait for each other.
     with threadpool_limits(1, "blas"):
         return checker.verify(directory, **options)
-
-
-def _prepare(
-    target_model: Any,
-    eps: float | str,
-    delta: float,
-    domain: Domains | None,
-    input_shape: tuple[int, ...] | None,
-    batch_axis: int | None,
-) -> tuple[Graph, Graph, tuple[Domain, ...], float]:
-    """The target as a checked graph, folded; its domains with shapes; eps in output units."""
-    value, relative = _parse_eps(eps)
-    if not 0 < delta < 1:
-        raise InputError(f"delta is {delta}; expected a probability between 0 and 1")
-    domains = _as_tuple(domain)
-    graph = check(import_model(target_model, input_shape or _shape_of(domains), batch_axis=batch_axis))
-    folded = fold(graph)
-    domains = tuple(d.with_shape(graph.input_shape) for d in domains or (Box(0.0, 1.0),))
-    if relative:
-        value *= min(measure.largest_output(folded, d, 10_000) for d in domains)
-        if not value > 0:
-            raise InputError("eps is relative, but the target's output is zero on the domain; give it in output units")
-    return graph, folded, domains, value
-
-
-def _solve(graph: Graph, planned: Plan, seed: int, workspace: Workspace | None, progress: Progress) -> Ticket:
-    """The masks of every layer, finished parts taken from and kept in the workspace."""
-    total = sum(layer.problems for layer in planned.layers)
-    done, masks, misses = 0, [], []
-
-    def advance(solved: int) -> None:
-        nonlocal done
-        done += solved
-        progress("solve", done, total)
-
-    for index, position in enumerate(graph.layers):
-        node = graph.nodes[position]
-        assert isinstance(node, Weighted)
-        parts: dict[str, SubsetMask] = {}
-        for family in families(seed, index, node, planned.layout.layers[index]):
-            mask = None if workspace is None else workspace.layer(index, family.part)
-            if mask is None or not meets(family, mask):
-                solution = solve_family(family, advance)
-                mask = solution.mask
-                misses.extend(solution.misses)
-                if workspace is not None and not solution.misses:
-                    workspace.keep(index, family.part, mask)
-            else:
-                advance(family.weights.size)
-            parts[family.part] = mask
-        masks.append(parts)
-    _refuse_misses(planned, misses)
-    return Ticket(planned.layout, seed, tuple(masks))
 
 
 def _certify(graph: Graph, errors: Any, domains: Sequence[Domain], progress: Progress) -> Iterator[Certificate]:
@@ -283,43 +225,6 @@ def _key(graph: Graph, planned: Plan, seed: int, domains: Sequence[Domain]) -> s
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _parse_eps(eps: float | str) -> tuple[float, bool]:
-    relative = isinstance(eps, str) and eps.endswith("rel")
-    try:
-        value = float(eps[:-3] if relative and isinstance(eps, str) else eps)
-    except (TypeError, ValueError):
-        raise InputError(f"eps is '{eps}'; expected a number such as 1e-2, or 1e-4rel") from None
-    if not 0 < value < np.inf:
-        raise InputError(f"eps is {eps}; expected a positive number")
-    return value, relative
-
-
-def _refuse_seed(seed: int) -> None:
-    if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**64:
-        raise InputError(f"seed is {seed}; expected an integer from 0 to 2^64 - 1")
-
-
-def _as_tuple(domain: Domains | None) -> tuple[Domain, ...]:
-    if domain is None:
-        return ()
-    domains = tuple(domain) if isinstance(domain, Sequence) else (domain,)
-    if not domains:
-        raise InputError("domain: an empty list; give at least one, or leave it out for the box [0, 1]")
-    return domains
-
-
-def _shape_of(domains: Sequence[Domain]) -> tuple[int, ...] | None:
-    for domain in domains:
-        if isinstance(domain, Box):
-            bounds = [np.shape(domain.lower), np.shape(domain.upper)]
-            shape = domain.shape or next((s for s in bounds if s), None)
-        else:
-            shape = domain.x.shape[1:]
-        if shape is not None:
-            return shape
-    return None
-
-
 def _refuse_above(certificates: Sequence[Certificate], eps: float) -> None:
     for certificate in certificates:
         if not certificate.bound <= eps:
@@ -327,19 +232,6 @@ def _refuse_above(certificates: Sequence[Certificate], eps: float) -> None:
                 f"domain {certificate.domain}: certified {certificate.bound:.4e}, above eps = {eps:.4e}, although "
                 "every tolerance is met; ask for a larger eps"
             )
-
-
-def _refuse_misses(planned: Plan, misses: Sequence[Miss]) -> None:
-    if not misses:
-        return
-    worst = max(misses, key=lambda miss: miss.error / miss.tolerance)
-    name = planned.layers[worst.layer].name
-    raise UnreachableError(
-        f"this seed missed {len(misses)} weight(s), an event of planned probability {planned.layout.failure:.1e}; "
-        f"worst: layer '{name}' ({worst.part}), tap {worst.position[0]}, input channel {worst.position[1]}, "
-        f"output channel {worst.position[2]}: weight {worst.weight:.6g}, error {worst.error:.2e}, "
-        f"tolerance {worst.tolerance:.2e}. Try another seed, or a smaller delta"
-    )
 
 
 __all__ = ["Compiled", "compile", "load", "plan", "verify"]

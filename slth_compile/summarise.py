@@ -93,7 +93,7 @@ def stats_json(measured: Measured, planned_bound: float, graph: Graph) -> bytes:
     """The content of `stats.json`: what the manifest does not state, names of nodes among it."""
     names = [node.name for node in graph.nodes]
     plain = dataclasses.asdict(measured) | {"planned_bound": planned_bound, "names": names}
-    return (json.dumps(plain, sort_keys=True, indent=1) + "\n").encode()
+    return (json.dumps(plain, indent=1) + "\n").encode()
 
 
 def measured_from_json(plain: Mapping[str, Any]) -> Measured:

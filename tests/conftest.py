@@ -14,7 +14,7 @@ import pytest
 
 @dataclasses.dataclass(frozen=True)
 class Shared:
-    """What every worker of a test run uses: inputs, the ticket made of them, how long that took."""
+    """What every worker of a test run uses: inputs, and the ticket made of them."""
 
     folder: Path
 
@@ -40,11 +40,6 @@ class Shared:
     def points(self) -> Path:
         return self.folder / "inputs" / "points.npz"
 
-    @property
-    def seconds(self) -> float:
-        """Seconds of a compile whose programs XLA has compiled before."""
-        return float((self.folder / "seconds").read_text())
-
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
@@ -52,16 +47,35 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
     folder.mkdir(exist_ok=True)
+    found = Shared(folder)
     with _alone(folder / "lock"):
-        found = Shared(folder)
-        if not (folder / "seconds").is_file():
+        if not found.ticket.exists():
             from helpers import Inputs, start, timed
 
             inputs = Inputs(folder / "inputs").write()
             timed(start("compile", *inputs.arguments, str(found.ticket), cache=found.cache))
-            seconds, *_ = timed(start("compile", *inputs.arguments, str(folder / "again"), cache=found.cache))
-            (folder / "seconds").write_text(str(seconds))
     return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Again:
+    """A second compile of the same, whose programs XLA had compiled before."""
+
+    ticket: Path
+    seconds: float
+
+
+@pytest.fixture(scope="session")
+def again(shared: Shared) -> Again:
+    """The same ticket from another process, once a run."""
+    ticket, seconds = shared.folder / "again", shared.folder / "seconds"
+    with _alone(shared.folder / "again.lock"):
+        if not seconds.is_file():
+            from helpers import start, timed
+
+            taken, *_ = timed(start("compile", *shared.arguments, str(ticket), cache=shared.cache))
+            seconds.write_text(str(taken))
+    return Again(ticket, float(seconds.read_text()))
 
 
 @contextlib.contextmanager

@@ -68,9 +68,7 @@ def contents(folder):
     return sorted((str(path), path.stat().st_mtime_ns) for path in folder.rglob("*"))
 
 
-def compile_with(
-    checkpoint=None, domain=("box:-0.5,1",), eps="30", delta="0.01", factory="tiny", shape="3,3,1", more=()
-):
+def compile_with(checkpoint, *, domain=("box:-0.5,1",), eps="30", delta="0.01", factory="tiny", shape="3,3,1", more=()):
     """Arguments of a compile in which one thing is wrong."""
     domains = [part for text in domain for part in ("--domain", text)]
     model = ["--factory", f"factories:{factory}"] if factory else []
@@ -135,7 +133,7 @@ BAD: dict[str, tuple[dict, int, str]] = {
     "an empty directory": ({"checkpoint": "nowhere"}, 2, "orbax"),
     "half the weights": ({"checkpoint": "part.safetensors"}, 2, "does not fit"),
     "no factory": ({"factory": None}, 2, "--factory"),
-    "a factory that is not there": ({"factory": "tyni"}, 2, "did you mean 'tiny'"),
+    "a factory that is not there": ({"factory": "tinny"}, 2, "did you mean 'tiny'"),
     "a factory that is no function": ({"factory": "SHAPE"}, 2, "expected a function"),
     "a factory of no model": ({"factory": "number"}, 2, "returned a int"),
     "a factory that fails": ({"factory": "failing"}, 2, "no such model"),
@@ -146,7 +144,7 @@ BAD: dict[str, tuple[dict, int, str]] = {
     "arguments unknown": ({"more": ["--model-kwargs", '{"inputs": 3}']}, 2, "inputs"),
     "arguments that do not fit": ({"more": ["--model-kwargs", '{"outputs": 3}']}, 2, "does not fit"),
     "train mode": ({"checkpoint": "normed.safetensors", "factory": "training"}, 4, "norm"),
-    "dropout": ({"factory": "dropping"}, 4, "ropout"),
+    "dropout": ({"factory": "dropping"}, 4, "train mode"),
     "no weighted layer": ({"checkpoint": "weightless.safetensors", "factory": "weightless"}, 4, "weight"),
     "missing labels": ({"more": ["--evaluate", "missing.npz"]}, 2, "missing.npz"),
     "no labels": ({"more": ["--evaluate", "unlabelled.npz"]}, 2, "'y'"),

@@ -11,8 +11,8 @@ import pytest
 from helpers import start, stop_after
 
 import slth_compile as slth
-from slth_compile import compiler
 from slth_compile.checker import verify
+from slth_compile.subset_sum import network
 
 SIGNALS = [(number, i) for number in (signal.SIGINT, signal.SIGKILL) for i in range(20)]
 MOMENTS = np.random.default_rng(0).random(20)
@@ -26,10 +26,10 @@ MOMENTS = np.random.default_rng(0).random(20)
         for number, i in SIGNALS
     ],
 )
-def test_a_signal_at_a_random_moment(number, i, shared, cli, tmp_path):
+def test_a_signal_at_a_random_moment(number, i, shared, again, cli, tmp_path):
     """No OUT/ unless it was done; `--resume` ends with the same ticket."""
     out = tmp_path / "out"
-    moment = MOMENTS[i] * shared.seconds
+    moment = MOMENTS[i] * again.seconds
     code, errors = stop_after(start("compile", *shared.arguments, str(out), cache=shared.cache), moment, number)
     assert "Traceback" not in errors
     if code == 0:  # it was faster than the reference
@@ -103,8 +103,8 @@ def test_finished_layers_are_not_solved_again(shared, stages, tmp_path, monkeypa
         solved.append((family.layer, family.part))
         return solve(family, *rest)
 
-    solve = compiler.solve_family
-    monkeypatch.setattr(compiler, "solve_family", count)
+    solve = network.solve_family
+    monkeypatch.setattr(network, "solve_family", count)
     out = tmp_path / "out"
     last = max(i for i, call in enumerate(stages) if call[0] == "solve")
     with pytest.raises(KeyboardInterrupt):

@@ -67,8 +67,10 @@ def promise_at_points(graph: Graph, tolerances: Mapping[int, tuple[float, float]
         return float(cheap.max())
     largest, left = 0.0, np.argsort(-cheap)
     while left.size and cheap[left[0]] > largest:
-        largest = max(largest, float(_promises(graph, tolerances, x[left[:_BATCH]], 0).max()))
-        left = left[_BATCH:]
+        rows, left = left[:_BATCH], left[_BATCH:]
+        # A max-pool's linear form may lose to its interval: both bounds hold.
+        full = np.minimum(_promises(graph, tolerances, x[rows], 0), cheap[rows])
+        largest = max(largest, float(full.max()))
     return largest
 
 

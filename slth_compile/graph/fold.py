@@ -21,6 +21,7 @@ KERNEL_ROUNDING = 2.0**-50
 BIAS_ROUNDING = 2.0**-49
 SMALLEST_WEIGHT = 2.0**-900
 _TINY = 2.0**-1000
+_EXTREME = "'{}': folding its scale leaves weights below 2^-900 or beyond float64; rescale the model"
 
 
 def fold(graph: Graph) -> Graph:
@@ -73,6 +74,7 @@ def _identity(channels: int, rank: int, inputs: tuple[int, ...], name: str) -> n
     )
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what overflows is not finite, and refused
 def _merge(layer: n.Weighted, node: n.BatchNorm | n.Affine) -> n.Weighted:
     if isinstance(node, n.BatchNorm):
         scale = np.float64(1.0) if node.scale is None else np.asarray(node.scale, np.float64)
@@ -87,21 +89,19 @@ def _merge(layer: n.Weighted, node: n.BatchNorm | n.Affine) -> n.Weighted:
         has_bias = layer.bias is not None or node.shift is not None
     factor = np.broadcast_to(factor, layer.kernel.shape[-1:])
     exact = isinstance(node, n.Affine) and node.scale is None
-    with np.errstate(over="ignore"):
-        kernel = layer.kernel if exact else layer.kernel * factor
+    kernel = layer.kernel if exact else layer.kernel * factor
     kernel_error = layer.kernel_error if exact else (layer.kernel_error + KERNEL_ROUNDING) * (1 + 2.0**-40)
     smallest = np.where(layer.kernel == 0, np.abs(factor), np.minimum(np.abs(kernel), np.abs(factor)))
     if np.any((smallest < SMALLEST_WEIGHT) & (scale != 0)) or not np.all(np.isfinite(kernel)):
-        raise InputError(
-            f"'{node.name or layer.name}': folding its scale leaves weights below 2^-900 or beyond float64; "
-            "rescale the model"
-        )
+        raise InputError(_EXTREME.format(node.name or layer.name))
     if not has_bias:
         return dataclasses.replace(layer, kernel=kernel, kernel_error=kernel_error)
     channels = layer.kernel.shape[-1]
     before = np.zeros(channels) if layer.bias is None else layer.bias
     error = np.zeros(channels) if layer.bias_error is None else layer.bias_error
     bias = np.broadcast_to((before - mean) * factor + beta, (channels,))
+    if not np.all(np.isfinite(bias)):
+        raise InputError(_EXTREME.format(node.name or layer.name))
     if not (exact and layer.bias is None):
         size = (np.abs(before) + np.abs(mean)) * np.abs(factor) + np.abs(beta)
         error = (error * np.abs(factor) + BIAS_ROUNDING * size) * (1 + 2.0**-40) + _TINY

@@ -168,6 +168,8 @@ def read(directory: pathlib.Path) -> Record:
         arrays = _tensors(content[DOMAIN])
         domains = tuple(_domain(entry, d, arrays, graph.input_shape) for d, entry in enumerate(manifest["domains"]))
         certificates = tuple(json.loads(content[CERTIFICATE]))
+        if len(certificates) != len(domains):
+            raise ValueError(f"{len(certificates)} certificates for {len(domains)} domains")
         stats = json.loads(content.pop(STATS))
     except VerificationError:
         raise

@@ -1,0 +1,108 @@
+"""What a compile is asked for, checked: the target as a graph, the domains with shapes, eps in output units."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from slth_compile import measure
+from slth_compile.domain import Box, Domain
+from slth_compile.errors import InputError
+from slth_compile.frontends.flax import import_model
+from slth_compile.graph.check import check
+from slth_compile.graph.fold import fold
+from slth_compile.graph.graph import Graph
+
+Domains = Domain | Sequence[Domain]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Request:
+    """A checked request.
+
+    Attributes:
+        graph: The target as given.
+        folded: The target without batch norms.
+        domains: Where the statement is to hold, with the input's shape.
+        eps: Allowed difference, output units.
+        delta: Allowed failure probability over seeds.
+    """
+
+    graph: Graph
+    folded: Graph
+    domains: tuple[Domain, ...]
+    eps: float
+    delta: float
+
+
+def checked_request(
+    target_model: Any,
+    eps: float | str,
+    delta: float,
+    domain: Domains | None,
+    input_shape: tuple[int, ...] | None,
+    batch_axis: int | None,
+) -> Request:
+    """The request of `compiler.compile`'s arguments of the same names.
+
+    Raises:
+        InputError: An argument that cannot be used; one sentence.
+        UnsupportedModelError: The model cannot be compiled; everything that stands against it.
+    """
+    value, relative = _parse_eps(eps)
+    if not 0 < delta < 1:
+        raise InputError(f"delta is {delta}; expected a probability between 0 and 1")
+    domains = _as_tuple(domain)
+    graph = check(import_model(target_model, input_shape or _shape_of(domains), batch_axis=batch_axis))
+    folded = fold(graph)
+    domains = tuple(d.with_shape(graph.input_shape) for d in domains or (Box(0.0, 1.0),))
+    if relative:
+        value *= min(measure.largest_output(folded, d, 10_000) for d in domains)
+        if not value > 0:
+            raise InputError("eps is relative, but the target's output is zero on the domain; give it in output units")
+    return Request(graph, folded, domains, value, delta)
+
+
+def refuse_seed(seed: int) -> None:
+    """Nothing, for an unsigned 64-bit seed.
+
+    Raises:
+        InputError: Anything else.
+    """
+    if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**64:
+        raise InputError(f"seed is {seed}; expected an integer from 0 to 2^64 - 1")
+
+
+def _parse_eps(eps: float | str) -> tuple[float, bool]:
+    relative = isinstance(eps, str) and eps.endswith("rel")
+    try:
+        value = float(eps[:-3] if relative and isinstance(eps, str) else eps)
+    except (TypeError, ValueError):
+        raise InputError(f"eps is '{eps}'; expected a number such as 1e-2, or 1e-4rel") from None
+    if not 0 < value < np.inf:
+        raise InputError(f"eps is {eps}; expected a positive number")
+    return value, relative
+
+
+def _as_tuple(domain: Domains | None) -> tuple[Domain, ...]:
+    if domain is None:
+        return ()
+    domains = tuple(domain) if isinstance(domain, Sequence) else (domain,)
+    if not domains:
+        raise InputError("domain: an empty list; give at least one, or leave it out for the box [0, 1]")
+    return domains
+
+
+def _shape_of(domains: Sequence[Domain]) -> tuple[int, ...] | None:
+    for domain in domains:
+        if isinstance(domain, Box):
+            bounds = [np.shape(domain.lower), np.shape(domain.upper)]
+            shape = domain.shape or next((s for s in bounds if s), None)
+        else:
+            shape = domain.x.shape[1:]
+        if shape is not None:
+            return shape
+    return None
