@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from slth_compile.compiled import Compiled as Compiled
     from slth_compile.compiler import compile as compile
+    from slth_compile.compiler import dry_run as dry_run
     from slth_compile.compiler import load as load
-    from slth_compile.compiler import plan as plan
     from slth_compile.compiler import verify as verify
     from slth_compile.domain import Balls as Balls
     from slth_compile.domain import Box as Box
@@ -27,7 +27,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "compile": "compiler",
-    "plan": "compiler",
+    "dry_run": "compiler",
     "load": "compiler",
     "verify": "compiler",
     "Compiled": "compiled",

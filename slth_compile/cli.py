@@ -19,7 +19,7 @@ from rich.table import Table
 import slth_compile
 from slth_compile.arguments import DOMAIN_FORMS, load_arrays, parse_domain, parse_kwargs, parse_shape
 from slth_compile.errors import InputError, SlthError, VerificationError
-from slth_compile.interrupts import interrupts
+from slth_compile.interrupts import feel, interrupts
 from slth_compile.progress import Progress
 
 app = typer.Typer(
@@ -79,9 +79,7 @@ def compile(
     target = _model(model, factory, model_kwargs, input_shape)
     shape = parse_shape(input_shape)
     if dry_run:
-        from slth_compile.compiler import plan
-
-        planned = plan(target, eps, delta, domain=domains, input_shape=shape)
+        planned = slth_compile.dry_run(target, eps, delta, domain=domains, input_shape=shape)
         _print_plan(planned, as_json)
         return
     data = None
@@ -204,7 +202,7 @@ def main() -> None:
     command = typer.main.get_command(app)
     try:
         # What `command.main` does, without its own words and exit codes for interrupts and closed pipes.
-        with command.make_context("slth-compile", sys.argv[1:] or ["--help"]) as context:
+        with interrupts(), command.make_context("slth-compile", sys.argv[1:] or ["--help"]) as context:
             command.invoke(context)
         sys.stdout.flush()
     except typer.Exit as done:
@@ -234,21 +232,20 @@ def _fail(message: str, code: int, prefix: str = "") -> None:
 @contextmanager
 def _progress(quiet: bool) -> Iterator[Progress]:
     """A bar for every stage, on stderr where that is a terminal; interrupts are felt at every step."""
-    with interrupts() as feel:
-        if quiet or not errors.is_terminal:
-            yield feel
-            return
-        columns = (TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Bars(*columns, console=errors) as bars:
-            tasks: dict[str, Any] = {}
+    if quiet or not errors.is_terminal:
+        yield feel
+        return
+    columns = (TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Bars(*columns, console=errors) as bars:
+        tasks: dict[str, Any] = {}
 
-            def show(stage: str, done: int, total: int) -> None:
-                feel(stage, done, total)
-                if stage not in tasks:
-                    tasks[stage] = bars.add_task(stage, total=total)
-                bars.update(tasks[stage], completed=done, total=total)
+        def show(stage: str, done: int, total: int) -> None:
+            feel(stage, done, total)
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total)
+            bars.update(tasks[stage], completed=done, total=total)
 
-            yield show
+        yield show
 
 
 def _model(path: str, factory: str | None, kwargs: str, shape: str | None) -> Any:

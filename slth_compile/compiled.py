@@ -201,11 +201,12 @@ class Compiled:
 
     @functools.cached_property
     def _effective(self):
+        # NumPy arrays: first asked for inside somebody's jit, they are constants all the same.
         weights = {
             i: LayerWeights(
-                jnp.asarray(w.positive, jnp.float32),
-                None if w.negative is None else jnp.asarray(w.negative, jnp.float32),
-                None if w.bias is None else jnp.asarray(w.bias, jnp.float32),
+                np.asarray(w.positive, np.float32),
+                None if w.negative is None else np.asarray(w.negative, np.float32),
+                None if w.bias is None else np.asarray(w.bias, np.float32),
                 clip=w.clip,
             )
             for i, w in self.weights.items()

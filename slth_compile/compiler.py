@@ -25,8 +25,7 @@ from slth_compile.domain import Domain
 from slth_compile.errors import InputError, UnreachableError
 from slth_compile.graph.evaluate import target_weights
 from slth_compile.graph.graph import Graph, target_digest
-from slth_compile.plan.plan import Plan
-from slth_compile.plan.plan import plan as plan_layout
+from slth_compile.plan.plan import Plan, plan
 from slth_compile.progress import Progress, silent
 from slth_compile.report.summary import AttackRow, Measured
 from slth_compile.request import Domains, checked_request, refuse_seed
@@ -98,7 +97,7 @@ def compile(
         if evaluate is not None:
             evaluate = measure.labelled(folded, evaluate)
         progress("plan", 0, 1)
-        planned = plan_layout(folded, asked.eps, delta, domains)
+        planned = plan(folded, asked.eps, delta, domains)
         progress("plan", 1, 1)
     try:
         with clock("solve"):
@@ -127,7 +126,7 @@ def compile(
     return found
 
 
-def plan(
+def dry_run(
     target_model: Any,
     eps: float | str,
     delta: float = 1e-3,
@@ -138,7 +137,7 @@ def plan(
 ) -> Plan:
     """What `compile` would draw and what it would cost; nothing is drawn. Arguments as for `compile`."""
     asked = checked_request(target_model, eps, delta, domain, input_shape, batch_axis)
-    return plan_layout(asked.folded, asked.eps, delta, asked.domains)
+    return plan(asked.folded, asked.eps, delta, asked.domains)
 
 
 def load(directory: str | os.PathLike[str]) -> Compiled:
@@ -234,4 +233,4 @@ def _refuse_above(certificates: Sequence[Certificate], eps: float) -> None:
             )
 
 
-__all__ = ["Compiled", "compile", "load", "plan", "verify"]
+__all__ = ["Compiled", "compile", "dry_run", "load", "verify"]

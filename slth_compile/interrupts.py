@@ -8,35 +8,37 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from slth_compile.progress import Progress, silent
+_seen = threading.Event()
 
 
 @contextmanager
-def interrupts() -> Iterator[Progress]:
-    """A progress callback that raises KeyboardInterrupt where SIGINT came before.
+def interrupts() -> Iterator[None]:
+    """Remembers SIGINT for `feel`.
 
-    Python raises it in whatever runs in the main thread; in a callback of the garbage collector it is printed and
-    forgotten. Where SIGINT is ignored, or this is not the main thread, nothing changes.
+    Python raises KeyboardInterrupt in whatever runs in the main thread; in a callback of the garbage collector it is
+    printed and forgotten. Where SIGINT is ignored, or this is not the main thread, nothing changes.
     """
-    previous = signal.getsignal(signal.SIGINT)
+    previous, print_unraisable = signal.getsignal(signal.SIGINT), sys.unraisablehook
     if previous is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
-        yield silent
+        yield
         return
-    seen, print_unraisable = False, sys.unraisablehook
 
     def handle(*_: object) -> None:
-        nonlocal seen
-        seen = True
+        _seen.set()
         raise KeyboardInterrupt
 
-    def feel(stage: str, done: int, total: int) -> None:
-        if seen:
-            raise KeyboardInterrupt
-
+    _seen.clear()
     signal.signal(signal.SIGINT, handle)
     sys.unraisablehook = lambda found: None if found.exc_type is KeyboardInterrupt else print_unraisable(found)
     try:
-        yield feel
+        yield
     finally:
         signal.signal(signal.SIGINT, previous)
         sys.unraisablehook = print_unraisable
+        _seen.clear()
+
+
+def feel(stage: str, done: int, total: int) -> None:
+    """A progress callback that raises KeyboardInterrupt where SIGINT came before."""
+    if _seen.is_set():
+        raise KeyboardInterrupt

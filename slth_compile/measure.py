@@ -75,7 +75,7 @@ def quality(
 
 
 def largest_output(graph: Graph, domain: Domain, samples: int = 256) -> float:
-    """Largest |output| of the target over the centres of some regions of a domain and the domain's corners."""
+    """Largest |output| of the target over the centres of some regions of a domain and random inputs of them."""
     lower, upper = domain.regions()
     rows = np.unique(np.linspace(0, len(lower) - 1, min(samples, len(lower))).astype(np.int64))
     generator = np.random.default_rng(0)

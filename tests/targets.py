@@ -118,7 +118,7 @@ def signal(draw: Draw) -> Graph:
 
 
 def volume(draw: Draw) -> Graph:
-    """Three spatial axes, global maximum, parameters in half and double precision."""
+    """Three spatial axes, global maximum, parameters of all four types."""
     first = convolution(draw, 0, (2, 2, 2, 1, 2), padding=((0, 1), (0, 0), (1, 0)))
     first = dataclasses.replace(first, kernel=first.kernel.astype(np.float16))
     nodes = (
@@ -126,7 +126,7 @@ def volume(draw: Draw) -> Graph:
         first,
         n.Relu(inputs=(1,)),
         n.Maximum(inputs=(2,), axes=(0, 1, 2)),
-        n.Dense(inputs=(3,), kernel=draw(2, 2).astype(np.float64), bias=draw(2)),
+        n.Dense(inputs=(3,), kernel=draw(2, 2).astype(np.float64), bias=draw(2).astype(jnp.bfloat16)),
     )
     return Graph(nodes, (4,))
 
@@ -196,7 +196,7 @@ class Heads(nn.Module):
 
 
 class Half(nn.Module):
-    """Parameters in bfloat16."""
+    """Parameters in bfloat16, used in float32."""
 
     @nn.compact
     def __call__(self, x):

@@ -28,7 +28,7 @@ from slth_compile.ticket.apply import effective_layers
 from slth_compile.ticket.ticket import Ticket
 
 DELTA = 0.1
-SEEDS = 200
+SEEDS, FEW = 200, 5
 
 
 @functools.cache
@@ -46,7 +46,7 @@ def planned() -> tuple[Graph, Plan]:
         n.Dense(inputs=(2,), kernel=draw(8, 3), bias=draw(3), name="second"),
     )
     graph = Graph(nodes, (3,))
-    return fold(graph), compiler.plan(graph, 4.0, DELTA, domain=Box(-0.25, 1.0, (6,)))
+    return fold(graph), compiler.dry_run(graph, 4.0, DELTA, domain=Box(-0.25, 1.0, (6,)))
 
 
 def with_widths(layout: Layout, divisor: int) -> Layout:
@@ -108,12 +108,12 @@ def test_every_weight_is_met_or_named(divisor: int) -> None:
     graph, plan = planned()
     layout = with_widths(plan.layout, divisor)
     missed = 0
-    for seed in range(1000, 1008):
+    for seed in range(1000, 1000 + FEW):
         ticket, misses = solved(graph, layout, seed)
         assert beyond(graph, ticket) == {(m.layer, m.part, m.position) for m in misses}
         assert all(m.error > m.tolerance * (1 - 2.0**-29) for m in misses)
         missed += bool(misses)
-    assert missed == 8 if divisor == 6 else missed <= 8
+    assert missed == FEW or divisor < 6
 
 
 def beyond(graph: Graph, ticket: Ticket) -> set[tuple[int, str, tuple[int, ...]]]:

@@ -124,7 +124,9 @@ def _outputs(graph: Graph, x: jax.Array, weights) -> jax.Array:
     return jnp.concatenate([leaf.reshape(-1) for leaf in evaluate(graph, x, weights)])
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize(
+    "network", [pytest.param(network, marks=[pytest.mark.slow] if network is grouped else []) for network in NETWORKS]
+)
 def test_never_below_the_difference_of_errors_within_the_tolerances(network) -> None:
     graph, x, signed = case(network)
     rng = np.random.default_rng(1)

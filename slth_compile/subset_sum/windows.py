@@ -76,7 +76,7 @@ def solve_family(family: Family, progress: Progress = lambda solved: None) -> So
     number = 0
     while pending.size:
         # Few weights left take several windows at once, so that batches stay full; the first one met is theirs.
-        together = max(1, batch_size(family.gadget.window) // pending.size)
+        together = max(1, min(batch_size(family.gadget.window) // pending.size, int(available.max()) - number))
         exists = available[family.channel(pending)][:, None] > number + np.arange(together)
         which, ahead = np.nonzero(exists)
         flat, numbers = pending[which], number + ahead

@@ -13,6 +13,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -37,6 +38,7 @@ LARGEST_STORED_DOMAIN = 64 << 20
 DAMAGED = (ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError)
 """What reading a damaged or hostile directory may raise."""
 _DTYPES = {"float32": "F32", "float64": "F64"}
+_STORED = {"U8": np.uint8, "F16": np.float16, "BF16": jnp.bfloat16, "F32": np.float32, "F64": np.float64}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -208,7 +210,11 @@ def _refuse_unstated(content: Mapping[str, bytes], digests: Mapping[str, str]) -
 
 
 def _tensors(content: bytes) -> dict[str, np.ndarray]:
-    return safetensors.numpy.load(content)
+    # Not safetensors.numpy.load: it does not read the BF16 that safetensors.numpy.save writes.
+    return {
+        name: np.frombuffer(entry["data"], _STORED[entry["dtype"]]).reshape(entry["shape"])
+        for name, entry in safetensors.deserialize(content)
+    }
 
 
 def _layer_layout(entry: Mapping[str, Any]) -> LayerLayout:
