@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.resources
+import json
+
 import numpy as np
 import pytest
 from scipy import special, stats
 
 from slth_compile.errors import UnreachableError
 from slth_compile.plan import width
+from slth_compile.plan.calibrate import histogram
 from slth_compile.plan.calibration import COLUMNS, CONFIDENCE, HALF_OCTAVES, TARGETS, _limits, miss_probabilities
 from slth_compile.plan.width import Problems, plan_gadget
 from slth_compile.source.dyadic import PRODUCT_BITS
@@ -196,3 +200,13 @@ def test_weights_within_the_tolerance_need_next_to_nothing(tolerance: float) -> 
     gadget = plan_gadget(problems([0.3, 0.2], tolerance))
     assert gadget.width >= 1
     assert (gadget.width == 1 and gadget.failure == 0) == (tolerance > 0.3)
+
+
+@pytest.mark.parametrize(("window", "column"), [(8, 40), (12, COLUMNS - 1), (24, 100)])
+def test_a_cell_of_the_table_can_be_measured_again(window, column):
+    table = json.loads(importlib.resources.files("slth_compile.plan").joinpath("calibration.json").read_text())
+    entry = table["windows"][str(window)]
+    start, *counts = entry["cells"][column]
+    measured = histogram(window, column, entry["samples"])
+    assert measured.sum() == entry["samples"] == sum(counts)
+    assert measured[start : start + len(counts)].tolist() == counts

@@ -1,6 +1,8 @@
-"""Measures how often a window of m candidates misses a target: the command that made `calibration.json`.
+"""Measures how often a window of m candidates misses a target: the commands that made `calibration.json`.
 
-    python -m slth_compile.plan.calibrate --windows 6-24 --samples 131072 --output calibration.json
+    python -m slth_compile.plan.calibrate --windows 6-20 --samples 131072 --output calibration.json
+    python -m slth_compile.plan.calibrate --windows 22-24 --samples 16384 --output calibration.json
+    python -m slth_compile.plan.calibrate --windows 26-28 --samples 4096 --output calibration.json
 
 One problem: m candidates `a * b`, `a ~ Uniform(0, 1)`, `b ~ Uniform[-1, 1)`, on the source's own grid, and a target
 `w`; the error is that of the best of all 2^m subsets. Targets are `2^(-c/16)`, c = 0..160. The last column, for targets

@@ -21,7 +21,7 @@ HALF_OCTAVES = 92
 """Tolerances of the table: `2^(-b/2)`, b = 0..92, in units of the gain."""
 
 CONFIDENCE = 1 - 1e-8
-"""Of every single limit; all of the about 3e5 limits of the table hold together with probability > 0.997."""
+"""Of every single limit; all of the 1.8e5 limits of the table hold together with probability > 0.998."""
 
 
 @functools.lru_cache(maxsize=1)
