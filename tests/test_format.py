@@ -83,6 +83,16 @@ def test_save_refuses_what_is_there(loaded, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.parametrize("name", ["out", "out.partial"])
+def test_force_replaces_tickets_only(loaded, tmp_path, name):
+    """Somebody's photographs are not a ticket, whatever the flags."""
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "photograph.jpg").write_bytes(b"dear")
+    with pytest.raises(InputError, match="no ticket directory"):
+        loaded.save(tmp_path / "out", force=True)
+    assert (tmp_path / name / "photograph.jpg").read_bytes() == b"dear"
+
+
 @pytest.mark.skipif(shutil.which("sha256sum") is None, reason="no coreutils")
 def test_sums_are_those_of_coreutils(shared):
     done = subprocess.run(["sha256sum", "--strict", "-c", "SHA256SUMS"], cwd=shared.ticket, capture_output=True)

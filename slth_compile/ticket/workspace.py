@@ -15,7 +15,7 @@ import safetensors.numpy
 from slth_compile.errors import InputError
 from slth_compile.ticket.masks import SubsetMask
 
-_KEY = "key.txt"
+_KEY, _MANIFEST = "key.txt", "manifest.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +41,11 @@ class Workspace:
         """
         if self.out.exists() and not force:
             raise InputError(f"{self.out} exists already; choose another directory, or replace it with --force")
+        for path in (self.out, self.partial):
+            if path.exists() and not _is_ours(path):
+                raise InputError(
+                    f"{path} exists and is no ticket directory; not even --force replaces it, move it away"
+                )
         if self.partial.exists() and not (resume or force):
             raise InputError(
                 f"{self.partial} is left from an interrupted run; continue it with --resume, or discard it with --force"
@@ -95,10 +100,8 @@ class Workspace:
             if path.name not in files:
                 path.unlink()
         _sync_directory(self.partial)
-        aside = self.out.with_name(self.out.name + ".replaced")
+        aside = self.out.with_name(f"{self.out.name}.replaced-{os.getpid()}")
         if self.out.exists():
-            if aside.exists():
-                shutil.rmtree(aside)
             os.rename(self.out, aside)
         try:
             os.rename(self.partial, self.out)
@@ -116,6 +119,14 @@ class Workspace:
 
     def _layer_path(self, index: int, part: str) -> pathlib.Path:
         return self.partial / f"layer{index}.{part}"
+
+
+def _is_ours(path: pathlib.Path) -> bool:
+    """Whether a path is a ticket directory, one in the making, or an empty directory."""
+    if not path.is_dir():
+        return False
+    names = {entry.name for entry in path.iterdir()}
+    return not names or bool(names & {_KEY, f"{_KEY}.tmp", _MANIFEST})
 
 
 def _write(path: pathlib.Path, content: bytes) -> None:
