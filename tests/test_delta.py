@@ -135,7 +135,7 @@ def beyond(graph: Graph, ticket: Ticket) -> set[tuple[int, str, tuple[int, ...]]
 def test_a_missed_tolerance_ends_compile_with_layer_and_weight(monkeypatch: pytest.MonkeyPatch) -> None:
     graph, plan = planned()
     narrow = dataclasses.replace(plan, layout=with_widths(plan.layout, 4))
-    monkeypatch.setattr(compiler, "plan_layout", lambda *_: narrow)
+    monkeypatch.setattr(compiler, "plan", lambda *_: narrow)
     _, misses = solved(graph, narrow.layout, 3)
     assert misses
     with pytest.raises(UnreachableError, match=r"layer '(first|second)'") as caught:
