@@ -3,7 +3,9 @@
     python examples/dacunha_lenet5.py dacunha_lenet5_mnist.npz mnist.npz OUT/
 
 The paper compiled the two convolutions in hours and kept no mask. The weights are theirs (Flux layout: kernels are
-`(width, height, in, out)`, flipped, and images are column-major); `mnist.npz` holds `test_images` and `test_labels`.
+`(width, height, in, out)`, flipped, and images are column-major), as arrays `conv1.kernel`, `conv1.bias`, ...,
+`dense3.weight`, `dense3.bias` of the parameters they published. `mnist.npz` holds `test_images` and `test_labels`,
+uint8.
 """
 
 from __future__ import annotations

@@ -166,7 +166,7 @@ def report(
     file: Annotated[
         pathlib.Path, typer.Option("--output", "-o", help="Where; .md writes markdown, anything else HTML.")
     ] = pathlib.Path("report.html"),
-    force: Force = False,
+    force: Annotated[bool, typer.Option(help="Replace an existing output file.")] = False,
 ) -> None:
     """Write a fresh report of a ticket directory; the one inside OUT/ stays as it is."""
     if file.exists() and not force:

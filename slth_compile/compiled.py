@@ -16,7 +16,7 @@ import numpy as np
 from slth_compile.certificate.certificate import Certificate, certify_domain
 from slth_compile.certificate.difference import LayerErrors
 from slth_compile.certificate.weight_errors import weight_errors
-from slth_compile.domain import Domain
+from slth_compile.domain import Domain, require_domain
 from slth_compile.errors import InputError, UnsupportedModelError, VerificationError
 from slth_compile.graph.check import check, nonnegative_nodes
 from slth_compile.graph.evaluate import LayerWeights, evaluate
@@ -36,7 +36,7 @@ from slth_compile.ticket.ticket import EffectiveLayer, Ticket
 from slth_compile.ticket.workspace import Workspace
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Compiled:
     """A pruned random network that computes what a trained one does, within a certified error.
 
@@ -62,8 +62,16 @@ class Compiled:
     measured: Measured
     stated: Mapping[str, bytes] | None = None
 
+    def __repr__(self) -> str:
+        """One line: size and certificates."""
+        weights = sum(size.weights for size in self.plan.layers)
+        certified = ", ".join(f"{c.kind}: <= {c.bound:.3g}" for c in self.certificates)
+        return f"Compiled({len(self.plan.layers)} layers, {weights:,} weights, seed {self.ticket.seed}, {certified})"
+
     def __call__(self, x: np.ndarray | jax.Array) -> jax.Array | tuple[jax.Array, ...]:
         """The ticket's output for a batch in float32, at the cost of the target; a tuple where it has several."""
+        if np.shape(x)[1:] != self.graph.input_shape:
+            raise InputError(f"x has shape {np.shape(x)}; expected (batch, {str(self.graph.input_shape)[1:]}")
         outputs = self._effective(jnp.asarray(x, jnp.float32))
         return outputs[0] if len(outputs) == 1 else outputs
 
@@ -134,7 +142,7 @@ class Compiled:
         Raises:
             InputError: The domain goes below zero and the ticket was compiled for inputs >= 0.
         """
-        domain = domain.with_shape(self.graph.input_shape)
+        domain = require_domain(domain).with_shape(self.graph.input_shape)
         signs = nonnegative_nodes(self.folded, domain.is_nonnegative())
         for position, layout in zip(self.folded.layers, self.layout.layers, strict=True):
             if not layout.signed and not signs[self.folded.nodes[position].inputs[0]]:

@@ -155,6 +155,8 @@ def verify(directory: str | os.PathLike[str], **options: Any) -> checker.Verdict
     Raises:
         VerificationError: Something is damaged, missing, unknown or false; names the check.
     """
+    if not isinstance(directory, str | os.PathLike):
+        raise InputError(f"verify takes a directory, not a {type(directory).__name__}; save the ticket first")
     # The checker works on one batch of samples a core; threads inside its products would only wait for each other.
     with threadpool_limits(1, "blas"):
         return checker.verify(directory, **options)

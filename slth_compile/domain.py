@@ -132,6 +132,18 @@ class Balls:
 Domain = Box | Points | Balls
 
 
+def require_domain(domain: object) -> Domain:
+    """The same domain.
+
+    Raises:
+        InputError: It is something else.
+    """
+    if not isinstance(domain, Domain):
+        found = type(domain).__name__
+        raise InputError(f"domain is of type {found}; expected slth.Box, slth.Points, slth.Balls or a list of them")
+    return domain
+
+
 def _freeze(domain: object, *fields: str) -> None:
     for field in fields:
         array = np.array(getattr(domain, field))
@@ -150,7 +162,8 @@ def _refuse_nan(*arrays: object) -> None:
 
 def _require_samples(x: np.ndarray) -> None:
     if x.ndim < 2 or x.size == 0:
-        raise InputError(f"domain: empty, samples have shape {x.shape}; expected (samples, *input_shape)")
+        empty = "empty, " if x.size == 0 else ""
+        raise InputError(f"domain: {empty}samples have shape {x.shape}; expected (samples, *input_shape)")
     if not np.all(np.isfinite(x)):
         raise InputError("domain: samples hold NaN or infinity")
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from slth_compile import measure
-from slth_compile.domain import Box, Domain
+from slth_compile.domain import Box, Domain, require_domain
 from slth_compile.errors import InputError
 from slth_compile.frontends.flax import import_model
 from slth_compile.graph.check import check
@@ -53,8 +53,8 @@ def checked_request(
         UnsupportedModelError: The model cannot be compiled; everything that stands against it.
     """
     value, relative = _parse_eps(eps)
-    if not 0 < delta < 1:
-        raise InputError(f"delta is {delta}; expected a probability between 0 and 1")
+    if not isinstance(delta, float | int) or not 0 < delta < 1:
+        raise InputError(f"delta is {delta!r}; expected a probability between 0 and 1")
     domains = _as_tuple(domain)
     graph = check(import_model(target_model, input_shape or _shape_of(domains), batch_axis=batch_axis))
     folded = fold(graph)
@@ -90,10 +90,10 @@ def _parse_eps(eps: float | str) -> tuple[float, bool]:
 def _as_tuple(domain: Domains | None) -> tuple[Domain, ...]:
     if domain is None:
         return ()
-    domains = tuple(domain) if isinstance(domain, Sequence) else (domain,)
+    domains = tuple(domain) if isinstance(domain, list | tuple) else (domain,)
     if not domains:
         raise InputError("domain: an empty list; give at least one, or leave it out for the box [0, 1]")
-    return domains
+    return tuple(require_domain(d) for d in domains)
 
 
 def _shape_of(domains: Sequence[Domain]) -> tuple[int, ...] | None:

@@ -182,3 +182,32 @@ def test_an_eps_out_of_reach_names_layer_and_number() -> None:
 def test_seeds_that_are_none_are_refused(seed) -> None:
     with pytest.raises(InputError, match="expected an integer from 0 to 2\\^64 - 1"):
         slth.compile(model(), 4.0, domain=UNIT, seed=seed)
+
+
+@pytest.mark.parametrize("domain", [(0, 1), X, "box:0,1", [UNIT, 3]])
+def test_what_is_no_domain_is_refused(domain) -> None:
+    with pytest.raises(InputError, match=r"expected slth\.Box, slth\.Points, slth\.Balls"):
+        slth.dry_run(model(), 4.0, domain=domain)
+    with pytest.raises(InputError, match=r"expected slth\.Box, slth\.Points, slth\.Balls"):
+        compiled().certify(domain)
+
+
+def test_other_slips_get_a_sentence() -> None:
+    with pytest.raises(InputError, match="delta is '1e-3'"):
+        slth.dry_run(model(), 4.0, "1e-3", domain=UNIT)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(InputError, match="verify takes a directory, not a Compiled"):
+        slth.verify(compiled())  # pyright: ignore[reportArgumentType]
+    with pytest.raises(InputError, match=r"x has shape \(4,\); expected \(batch, 4,\)"):
+        compiled()(X[0])
+
+
+def test_what_is_printed_of_it_is_one_line() -> None:
+    text = repr(compiled())
+    assert text.startswith("Compiled(2 layers, 43 weights, seed 0, box: <= ") and "\n" not in text and len(text) < 120
+
+
+def test_the_public_names_stay_what_they_are() -> None:
+    compiled()
+    assert callable(slth.dry_run) and callable(slth.compile) and set(slth.__all__) <= set(dir(slth))
+    with pytest.raises(AttributeError, match="no attribute 'comple'"):
+        slth.comple  # noqa: B018

@@ -55,7 +55,9 @@ def load_model(
     if model.scope is not None:
         model = model.unbind()[0]
     if input_shape is None:
-        raise InputError("a linen model from a checkpoint needs its input shape: pass input_shape=(...)")
+        raise InputError(
+            "a linen model from a checkpoint needs its input shape: pass --input-shape H,W,C (input_shape=(...))"
+        )
     return _restored_linen(model, arrays, path, checked_shape(input_shape))
 
 

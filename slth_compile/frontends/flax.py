@@ -38,7 +38,7 @@ def import_model(model: Any, input_shape: Sequence[int] | None = None, *, batch_
         raise InputError("the linen module has no variables: pass module.bind(variables)")
     if input_shape is None:
         raise InputError(
-            "the model's input shape is unknown: pass input_shape=(height, width, channels), "
+            "the model's input shape is unknown: pass input_shape=(height, width, channels) (--input-shape H,W,C), "
             "or a domain with a shape such as Box(0.0, 1.0, shape=(height, width, channels))"
         )
     if isinstance(model, linen.Module):

@@ -156,7 +156,7 @@ def read(directory: pathlib.Path) -> Record:
         VerificationError: A file is missing or damaged, or the format, version or generator is unknown.
     """
     if not (directory / MANIFEST).is_file():
-        raise InputError(f"{directory}: not a ticket directory, it has no {MANIFEST}")
+        raise InputError(f"{directory}: not a ticket directory, it has no {MANIFEST}; a checkpoint needs --factory")
     try:
         content = _listed(directory)
         manifest = json.loads(content[MANIFEST])

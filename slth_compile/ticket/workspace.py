@@ -40,7 +40,9 @@ class Workspace:
             InputError: `OUT/` exists without `force`, or an interrupted run is there without `resume` or `force`.
         """
         if self.out.exists() and not force:
-            raise InputError(f"{self.out} exists already; choose another directory, or replace it with --force")
+            raise InputError(
+                f"{self.out} exists already; choose another directory, or replace it with --force (force=True)"
+            )
         for path in (self.out, self.partial):
             if path.exists() and not _is_ours(path):
                 raise InputError(
