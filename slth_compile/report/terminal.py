@@ -26,6 +26,8 @@ def render_terminal(summary: Summary) -> str:
         seen = "" if row.attack is None else f"; attack {numbers.significant(row.attack.value)}"
         vacuous = " (vacuous)" if statements.is_vacuous(row) else ""
         bound = numbers.upper_bound(row.bound, summary.eps)
+        if row.kind == "points":
+            bound += f" (enclosed to {numbers.significant(row.bound - row.lower, 1, 'up')})"
         lines.append(f"certified  {row.domain}: |target - ticket| <= {bound}{vacuous}{seen}")
     found = summary.measured.evaluation
     if found is not None:
