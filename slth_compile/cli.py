@@ -19,7 +19,7 @@ from rich.table import Table
 import slth_compile
 from slth_compile.arguments import DOMAIN_FORMS, load_arrays, parse_domain, parse_kwargs, parse_shape
 from slth_compile.errors import InputError, SlthError, VerificationError
-from slth_compile.interrupts import feel, interrupts
+from slth_compile.interrupts import feel, interrupts, wait_for_steps
 from slth_compile.progress import Progress
 
 app = typer.Typer(
@@ -75,6 +75,7 @@ def compile(
     quiet: Quiet = False,
 ) -> None:
     """Compile a checkpoint into a ticket directory."""
+    wait_for_steps()
     domains = [parse_domain(text) for text in domain or ["box:0,1"]]
     target = _model(model, factory, model_kwargs, input_shape)
     shape = parse_shape(input_shape)
@@ -187,6 +188,7 @@ def demo(
     quiet: Quiet = False,
 ) -> None:
     """Train a small CNN on scikit-learn's digits, compile, certify and verify it; no network access."""
+    wait_for_steps()
     from slth_compile.demo import run
 
     with _progress(quiet or as_json) as progress:

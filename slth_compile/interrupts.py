@@ -1,4 +1,4 @@
-"""An interrupt that is felt wherever it strikes."""
+"""Interrupts that end a compile between two steps, not inside compiled code."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_seen = threading.Event()
+_seen, _patient = threading.Event(), threading.Event()
 
 
 @contextmanager
 def interrupts() -> Iterator[None]:
-    """Remembers SIGINT for `feel`.
+    """Remembers SIGINT for `feel`; raises KeyboardInterrupt at once unless `wait_for_steps` was called.
 
     Python raises KeyboardInterrupt in whatever runs in the main thread; in a callback of the garbage collector it is
     printed and forgotten. Where SIGINT is ignored, or this is not the main thread, nothing changes.
@@ -24,8 +24,10 @@ def interrupts() -> Iterator[None]:
         return
 
     def handle(*_: object) -> None:
+        again = _seen.is_set()
         _seen.set()
-        raise KeyboardInterrupt
+        if again or not _patient.is_set():
+            raise KeyboardInterrupt
 
     _seen.clear()
     signal.signal(signal.SIGINT, handle)
@@ -36,6 +38,15 @@ def interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, previous)
         sys.unraisablehook = print_unraisable
         _seen.clear()
+        _patient.clear()
+
+
+def wait_for_steps() -> None:
+    """Lets the first SIGINT wait for the next step, until `interrupts` ends; the second one still raises at once.
+
+    Raised in a callback that compiled code makes into Python, KeyboardInterrupt can end the process with a fault.
+    """
+    _patient.set()
 
 
 def feel(stage: str, done: int, total: int) -> None:

@@ -12,7 +12,7 @@ from helpers import start, stop_after
 
 import slth_compile as slth
 from slth_compile.checker import verify
-from slth_compile.interrupts import feel, interrupts
+from slth_compile.interrupts import feel, interrupts, wait_for_steps
 from slth_compile.subset_sum import network
 
 SIGNALS = [(number, i) for number in (signal.SIGINT, signal.SIGKILL) for i in range(20)]
@@ -64,6 +64,19 @@ def test_an_interrupt_that_was_swallowed_is_felt():
             feel("solve", 1, 1)
     feel("solve", 0, 1)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_the_first_interrupt_waits_for_a_step_and_the_second_does_not():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with interrupts():
+        wait_for_steps()
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            feel("solve", 0, 1)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    with interrupts(), pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
 
 
 # ---------------------------------------------------------------- at every stage, in this process

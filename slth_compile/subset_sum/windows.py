@@ -80,7 +80,7 @@ def solve_family(family: Family, progress: Progress = lambda solved: None) -> So
         exists = available[family.channel(pending)][:, None] > number + np.arange(together)
         which, ahead = np.nonzero(exists)
         flat, numbers = pending[which], number + ahead
-        found, sums = _solve(family, flat, numbers)
+        found, sums = _solve(family, flat, numbers, progress)
         errors = _outer_error(family, flat, sums)
         for step in range(together):
             rows = np.flatnonzero(ahead == step)
@@ -111,10 +111,11 @@ def meets(family: Family, mask: SubsetMask) -> bool:
     return bool(np.all(_outer_error(family, flat, sums) <= family.gadget.tolerance))
 
 
-def _solve(family: Family, flat: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _solve(family: Family, flat: np.ndarray, numbers: np.ndarray, progress: Progress) -> tuple[np.ndarray, np.ndarray]:
     """Closest subsets and their sums of the weights at `flat` in the windows `numbers`, in padded batches of one size.
 
-    Batches run side by side on the cores of a CPU: one program uses one core.
+    Batches run side by side on the cores of a CPU: one program uses one core. `progress(0)` after each lets the caller
+    stop between two.
     """
     gadget = family.gadget
     size = batch_size(gadget.window)
@@ -133,8 +134,15 @@ def _solve(family: Family, flat: np.ndarray, numbers: np.ndarray) -> tuple[np.nd
             )
             return np.asarray(found)[: own.shape[1]], np.asarray(sums)[: own.shape[1]]
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found, sums = zip(*pool.map(run, range(0, flat.size, size)), strict=True)
+    results = []
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        for result in pool.map(run, range(0, flat.size, size)):
+            results.append(result)
+            progress(0)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    found, sums = zip(*results, strict=True)
     return np.concatenate(found), np.concatenate(sums)
 
 
