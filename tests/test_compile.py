@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import jax
@@ -211,3 +212,11 @@ def test_the_public_names_stay_what_they_are() -> None:
     assert callable(slth.dry_run) and callable(slth.compile) and set(slth.__all__) <= set(dir(slth))
     with pytest.raises(AttributeError, match="no attribute 'comple'"):
         slth.comple  # noqa: B018
+
+
+def test_a_bound_above_eps_is_never_returned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the plan promised: the certificate itself is held against eps."""
+    honest = compiler.certify_domain
+    monkeypatch.setattr(compiler, "certify_domain", lambda *args: dataclasses.replace(honest(*args), bound=4.0001))
+    with pytest.raises(UnreachableError, match="above eps"):
+        slth.compile(model(), 4.0, 0.05, domain=UNIT, attack=False)
