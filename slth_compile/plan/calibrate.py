@@ -24,7 +24,7 @@ from jax import lax
 
 from slth_compile.plan.calibration import COLUMNS, HALF_OCTAVES, TARGETS
 from slth_compile.source.dyadic import ENTRY_BITS, PRODUCT_BITS, entries, masked_sum
-from slth_compile.source.threefry import GENERATOR, tensor_key, words
+from slth_compile.source.threefry import GENERATOR, Key, tensor_key, words
 from slth_compile.subset_sum.meet_in_the_middle import closest_subset
 from slth_compile.subset_sum.problem import chunk_size
 
@@ -32,17 +32,28 @@ SEED = 20220501
 BLOCK = 1 << 12
 
 
+def product_candidates(window: int, key: Key, problem: jax.Array) -> jax.Array:
+    """Candidates `a * b` of the problems numbered `problem`, int64 `(window, batch)`, units of 2^-46."""
+    rows = jnp.arange(window, dtype=jnp.uint64)[:, None]
+    address = (problem * jnp.uint64(window) + rows) * jnp.uint64(2)
+    a = jnp.maximum((words(key, address) >> jnp.uint32(9)).astype(jnp.int64), 1)
+    return a * entries(words(key, address + jnp.uint64(1)))
+
+
+def binned(errors: np.ndarray) -> np.ndarray:
+    """How many errors, units of 2^-46, fall into each half octave, int64 `(HALF_OCTAVES + 1,)`."""
+    edges = np.floor(2.0 ** (PRODUCT_BITS - np.arange(HALF_OCTAVES, 0, -1) / 2)).astype(np.int64)
+    return np.bincount(HALF_OCTAVES - np.searchsorted(edges, errors, "left"), minlength=HALF_OCTAVES + 1)
+
+
 @functools.partial(jax.jit, static_argnums=(0,))
-def _errors(window: int, key: tuple[jax.Array, jax.Array], start: jax.Array, target: jax.Array, forced: jax.Array):
+def _errors(window: int, key: Key, start: jax.Array, target: jax.Array, forced: jax.Array):
     """Exact errors of BLOCK problems, units of 2^-46."""
     size = chunk_size(window)
 
     def solve(chunk: jax.Array) -> jax.Array:
         problem = start + chunk * jnp.uint64(size) + jnp.arange(size, dtype=jnp.uint64)
-        rows = jnp.arange(window, dtype=jnp.uint64)[:, None]
-        address = (problem * jnp.uint64(window) + rows) * jnp.uint64(2)
-        a = jnp.maximum((words(key, address) >> jnp.uint32(9)).astype(jnp.int64), 1)
-        x = a * entries(words(key, address + jnp.uint64(1)))
+        x = product_candidates(window, key, problem)
         # Forcing candidate 0: it moves from the candidates into the target.
         goal = jnp.where(forced, -x[0], target)
         x = x.at[0].set(jnp.where(forced, 0, x[0]))
@@ -64,14 +75,13 @@ def histogram(window: int, column: int, samples: int) -> np.ndarray:
         int64 `(HALF_OCTAVES + 1,)`: entry b counts errors e with `2^(-(b+1)/2) < e <= 2^(-b/2)`; the last, all smaller.
     """
     counts = np.zeros(HALF_OCTAVES + 1, np.int64)
-    edges = np.floor(2.0 ** (PRODUCT_BITS - np.arange(HALF_OCTAVES, 0, -1) / 2)).astype(np.int64)
     forced = column == COLUMNS - 1
     target = 0 if forced else round(TARGETS[column] * 2.0**PRODUCT_BITS)
     with jax.enable_x64(True):
         key = tensor_key(SEED, window, column)
         for start in range(0, samples, BLOCK):
-            errors = np.asarray(_errors(window, key, jnp.uint64(start), jnp.int64(target), jnp.bool_(forced)))
-            counts += np.bincount(HALF_OCTAVES - np.searchsorted(edges, errors, "left"), minlength=HALF_OCTAVES + 1)
+            errors = _errors(window, key, jnp.uint64(start), jnp.int64(target), jnp.bool_(forced))
+            counts += binned(np.asarray(errors))
     return counts
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import functools
 import importlib.resources
 import json
+from typing import Any
 
 import numpy as np
 from scipy import stats
+
+from slth_compile.subset_sum.four_list import CENTRES, FORCED
 
 STEPS_PER_OCTAVE = 16
 OCTAVES = 10
@@ -17,11 +20,14 @@ TARGETS = 2.0 ** (-np.arange(STEPS_PER_OCTAVE * OCTAVES + 1) / STEPS_PER_OCTAVE)
 COLUMNS = len(TARGETS) + 1
 """The targets, and one column for targets near zero."""
 
+NEAR_TARGETS = np.arange(9) / 8
+"""Targets of the four-list solver's columns, in units of the gain."""
+
 HALF_OCTAVES = 92
 """Tolerances of the table: `2^(-b/2)`, b = 0..92, in units of the gain."""
 
 CONFIDENCE = 1 - 1e-8
-"""Of every single limit; all of the 1.8e5 limits of the table hold together with probability > 0.998."""
+"""Of every single limit; all of the 1.9e5 limits of the table hold together with probability > 0.998."""
 
 
 @functools.lru_cache(maxsize=1)
@@ -34,16 +40,36 @@ def miss_probabilities() -> dict[int, np.ndarray]:
     Returns:
         float64 arrays `(COLUMNS, HALF_OCTAVES + 1)` by window; entry `[c, b]` bounds P(error > 2^(-b/2)) for column c.
     """
+    return {int(m): _limits(entry["samples"], entry["cells"]) for m, entry in _table()["windows"].items()}
+
+
+@functools.lru_cache(maxsize=1)
+def near_miss_probabilities() -> dict[int, np.ndarray]:
+    """The same limits for windows of the four-list solver, the first candidates kept in every subset.
+
+    Returns:
+        float64 arrays `(len(NEAR_TARGETS), HALF_OCTAVES + 1)` by window.
+
+    Raises:
+        ValueError: The table was measured with another solver than the one in use.
+    """
+    near = _table()["four_list"]
+    if (near["forced"], near["centres"]) != (FORCED, CENTRES):
+        raise ValueError("calibration.json measured another four-list solver; run plan.calibrate_four_list")
+    return {int(m): _limits(entry["samples"], entry["cells"]) for m, entry in near["windows"].items()}
+
+
+def _table() -> dict[str, Any]:
     text = importlib.resources.files("slth_compile.plan").joinpath("calibration.json").read_text()
-    return {int(m): _limits(entry["samples"], entry["cells"]) for m, entry in json.loads(text)["windows"].items()}
+    return json.loads(text)
 
 
 def _limits(samples: int, cells: list[list[int]]) -> np.ndarray:
-    counts = np.zeros((COLUMNS, HALF_OCTAVES + 1))
+    counts = np.zeros((len(cells), HALF_OCTAVES + 1))
     for row, (start, *values) in zip(counts, cells, strict=True):
         row[start : start + len(values)] = values
     # Errors in bins 0..b-1 exceed 2^(-b/2).
-    misses = np.concatenate([np.zeros((COLUMNS, 1)), counts.cumsum(1)[:, :-1]], 1)
+    misses = np.concatenate([np.zeros((len(cells), 1)), counts.cumsum(1)[:, :-1]], 1)
     misses[:, 0] = 0
     limits = stats.beta.ppf(CONFIDENCE, misses + 1, np.maximum(samples - misses, 1))
     return np.where(misses >= samples, 1.0, limits)

@@ -16,7 +16,23 @@ x0 (density ln(1/|x|)/2) by w changes any probability by at most its mass on |x|
 
     q(m, w, tol) <= q_forced(m, 0, tol) + (w/2) (1 + ln(2/w)).                                                     (3)
 
-Laws are taken as continuous; the source's grid is 2^-23 fine.
+Windows of the four-list solver have no such monotony: it finds no optimum, and with more candidates it may do worse.
+Equation (4) asks nothing of a solver but that it keeps two candidates, x0 and x1, in every subset and that its choice
+among the rest depends on them through t = w - x0 - x1 alone. With M(t) in [0, 1] the probability that the rest misses
+t, and f the density of x0 + x1,
+
+    q(w) = integral f(w - t) M(t) dt.
+
+For w = (1 - s) v + s u between two targets v < u, h = u - v, the kernel f(w - t) differs from the interpolated one,
+(1 - s) f(v - t) + s f(u - t), by at most s (1 - s) h^2 / 2 times the total variation of f' in L1 (Peano). Here
+
+    f''(x) = -ln|1 - |x|| / (2 |x|) > 0   for 0 < |x| < 2,     and f' falls by pi^2/4 at 0,
+
+so f' has total variation pi^2/2. Both kernels have mass 1, hence their positive difference is half of that, and
+
+    q(w) <= (1 - s) q(v) + s q(u) + pi^2 h^2 / 32 <= max(q(v), q(u)) + pi^2 h^2 / 32.                              (4)
+
+Laws are taken as continuous; the source's grid is 2^-23 fine, that of its products 2^-46.
 """
 
 from __future__ import annotations
@@ -28,13 +44,24 @@ import numpy as np
 from scipy import stats
 
 from slth_compile.errors import UnreachableError
-from slth_compile.plan.calibration import COLUMNS, HALF_OCTAVES, STEPS_PER_OCTAVE, TARGETS, miss_probabilities
+from slth_compile.plan.calibration import (
+    COLUMNS,
+    HALF_OCTAVES,
+    NEAR_TARGETS,
+    STEPS_PER_OCTAVE,
+    TARGETS,
+    miss_probabilities,
+    near_miss_probabilities,
+)
 from slth_compile.source.dyadic import PRODUCT_BITS
 from slth_compile.source.layout import MAXIMUM_WIDTH, Gadget
+from slth_compile.subset_sum.meet_in_the_middle import MAXIMUM_WINDOW
 
 SMALLEST_WINDOW, LARGEST_WINDOW = 8, 24
 WINDOW_STEP = 4
 """Windows of the plan are its multiples: every size in use is a program to compile."""
+
+_LARGE_WINDOW_GAIN, _FOUR_LIST_GAIN = 2, 3
 
 GAINS = 4
 _GRID_STEPS = 4
@@ -88,8 +115,7 @@ def plan_gadget(problems: Problems) -> Gadget:
     lowest = int(exponent) - int(mantissa == 0.5)
     best: Gadget | None = None
     for window, limits in _grid_limits().items():
-        # Two candidates more cost twice the time and two mask bits: past the usual windows they must halve the width.
-        cap = MAXIMUM_WIDTH if best is None else best.width // 2 if window > LARGEST_WINDOW else best.width - 1
+        cap = MAXIMUM_WIDTH if best is None else _worthwhile(window, best.width)
         for gain in range(lowest, lowest + GAINS):
             if problems.spendable < np.ldexp(_GRID_STEPS, gain - PRODUCT_BITS):
                 continue
@@ -107,6 +133,13 @@ def plan_gadget(problems: Problems) -> Gadget:
         f"{problems.name}: tolerance {problems.tolerance:.2e} with failure probability {problems.failure:.2e} needs "
         f"more than the {MAXIMUM_WIDTH} copies the format allows; ask for a larger eps or delta, or a smaller domain"
     )
+
+
+def _worthwhile(window: int, width: int) -> int:
+    """The width at which a larger window is worth its time and its mask bits, given what a smaller one needs."""
+    if window <= LARGEST_WINDOW:
+        return width - 1
+    return width // (_LARGE_WINDOW_GAIN if window <= MAXIMUM_WINDOW else _FOUR_LIST_GAIN)
 
 
 def _least_width(problems: Problems, gain: int, window: int, limits: np.ndarray, cap: int) -> Gadget | None:
@@ -149,7 +182,25 @@ def _counts(targets: np.ndarray) -> np.ndarray:
 
 @functools.lru_cache(maxsize=1)
 def _grid_limits() -> dict[int, np.ndarray]:
-    """Limits of q for every target of a column, equations (2) and (3), by window: `(COLUMNS, HALF_OCTAVES + 1)`."""
+    """Limits of q for every target of a column, equations (2) to (4), by window: `(COLUMNS, HALF_OCTAVES + 1)`."""
+    return _exact_limits() | _four_list_limits()
+
+
+def _four_list_limits() -> dict[int, np.ndarray]:
+    step = NEAR_TARGETS[1]
+    # A column's targets lie between these; the last two share what is below the smallest grid target.
+    above, below = np.append(TARGETS, TARGETS[-1]), np.append(TARGETS[1:], [0.0, 0.0])
+    first, last = np.floor(below * (1 - 1e-9) / step).astype(int), np.ceil(above / step).astype(int)
+    distance = np.pi**2 * step**2 / 32
+    return {
+        window: np.minimum(
+            (np.stack([near[i : j + 1].max(0) for i, j in zip(first, last, strict=True)]) + distance) * _ROUNDING, 1.0
+        )
+        for window, near in near_miss_probabilities().items()
+    }
+
+
+def _exact_limits() -> dict[int, np.ndarray]:
     table = miss_probabilities()
     sizes = sorted(table)
     shrink = 1 - 2.0 ** (-1 / STEPS_PER_OCTAVE)
