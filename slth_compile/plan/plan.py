@@ -17,8 +17,19 @@ from slth_compile.plan.width import Problems, plan_gadget
 from slth_compile.source.layout import Gadget, LayerLayout, Layout
 from slth_compile.source.network import kernel_shape
 
-# Problems a second of one core, measured for windows of 8, 12, 16, 20, 24; between them by interpolation.
-_RATES = ((8, 6e6), (12, 2e6), (16, 4.5e5), (20, 9e4), (24, 1.5e4))
+# Problems a second of one core, measured for these windows; between them by interpolation.
+_RATES = (
+    (8, 6e6),
+    (12, 2e6),
+    (16, 4.5e5),
+    (20, 9e4),
+    (24, 1.5e4),
+    (28, 3e3),
+    (34, 6e3),
+    (42, 1.5e3),
+    (50, 400),
+    (58, 100),
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

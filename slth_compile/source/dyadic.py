@@ -19,8 +19,8 @@ def entries(words: jax.Array) -> jax.Array:
 
 def masked_sum(candidates: jax.Array, subsets: jax.Array) -> jax.Array:
     """The sum a mask keeps, from its booleans: `sum_i bit_i(subsets) * candidates[i]`, `(m, batch) -> (batch,)`."""
-    index = jnp.arange(candidates.shape[0], dtype=jnp.uint32)[:, None]
-    kept = (subsets >> index) & jnp.uint32(1) == 1
+    index = jnp.arange(candidates.shape[0], dtype=subsets.dtype)[:, None]
+    kept = (subsets >> index) & jnp.ones((), subsets.dtype) == 1
     return jnp.where(kept, candidates, 0).sum(0)
 
 

@@ -13,9 +13,10 @@ import numpy as np
 
 from slth_compile.constructions.da_cunha import Family
 from slth_compile.source.dyadic import PRODUCT_BITS, enclose_difference
-from slth_compile.subset_sum.problem import batch_size, integer_targets, solve_batch
+from slth_compile.subset_sum.meet_in_the_middle import MAXIMUM_WINDOW
+from slth_compile.subset_sum.problem import ALWAYS_ENOUGH, batch_size, chunk_size, integer_targets, solve_batch
 from slth_compile.ticket.apply import masked_sums
-from slth_compile.ticket.masks import SubsetMask
+from slth_compile.ticket.masks import SubsetMask, subset_dtype
 
 Progress = Callable[[int], None]
 
@@ -66,7 +67,7 @@ def solve_family(family: Family, progress: Progress = lambda solved: None) -> So
     # A hair inside, so that a checker that rounds otherwise finds the tolerance met too.
     tolerance = family.gadget.tolerance * (1 - 2.0**-30)
     windows = np.zeros(weights.size, np.uint16)
-    subsets = np.zeros(weights.size, np.uint32)
+    subsets = np.zeros(weights.size, subset_dtype(family.gadget.window))
     best = _outer_error(family, np.arange(weights.size), np.zeros(weights.size, np.int64))
     available = family.windows
     # Where a channel offers no window, every weight is within the tolerance of zero by plan, or is missed.
@@ -76,7 +77,9 @@ def solve_family(family: Family, progress: Progress = lambda solved: None) -> So
     number = 0
     while pending.size:
         # Few weights left take several windows at once, so that batches stay full; the first one met is theirs.
-        together = max(1, min(batch_size(family.gadget.window) // pending.size, int(available.max()) - number))
+        # A window above 28 is dear and hardly ever misses.
+        size = chunk_size if family.gadget.window > MAXIMUM_WINDOW else batch_size
+        together = max(1, min(size(family.gadget.window) // pending.size, int(available.max()) - number))
         exists = available[family.channel(pending)][:, None] > number + np.arange(together)
         which, ahead = np.nonzero(exists)
         flat, numbers = pending[which], number + ahead
@@ -100,12 +103,12 @@ def solve_family(family: Family, progress: Progress = lambda solved: None) -> So
 
 def meets(family: Family, mask: SubsetMask) -> bool:
     """Whether a mask of any origin is one of the family, and every weight within its tolerance."""
-    shape, flat = family.weights.shape, np.arange(family.weights.size)
-    if (mask.windows.shape, mask.subsets.shape) != (shape, shape) or mask.subsets.dtype != np.uint32:
+    shape, flat, dtype = family.weights.shape, np.arange(family.weights.size), subset_dtype(family.gadget.window)
+    if (mask.windows.shape, mask.subsets.shape) != (shape, shape) or mask.subsets.dtype != dtype:
         return False
     windows, subsets = mask.windows.reshape(-1).astype(np.int64), mask.subsets.reshape(-1)
     missing = (windows < 0) | (windows >= family.windows[family.channel(flat)])
-    if np.any(np.where(subsets == 0, windows != 0, missing)) or np.any(subsets >> np.uint32(family.gadget.window)):
+    if np.any(np.where(subsets == 0, windows != 0, missing)) or np.any(_beyond(subsets, family.gadget.window)):
         return False
     sums = masked_sums(family, mask).reshape(-1)
     return bool(np.all(_outer_error(family, flat, sums) <= family.gadget.tolerance))
@@ -120,6 +123,7 @@ def _solve(family: Family, flat: np.ndarray, numbers: np.ndarray, progress: Prog
     gadget = family.gadget
     size = batch_size(gadget.window)
     targets = integer_targets(family.weights.reshape(-1)[flat], gadget.gain, PRODUCT_BITS)
+    enough = _enough(family, flat)
 
     def run(start: int) -> tuple[np.ndarray, np.ndarray]:
         part = slice(start, start + size)
@@ -131,6 +135,7 @@ def _solve(family: Family, flat: np.ndarray, numbers: np.ndarray, progress: Prog
                 jnp.asarray(np.pad(addresses, pad)),
                 jnp.asarray(np.pad(own, pad)),
                 jnp.asarray(np.pad(targets[part], pad[1])),
+                jnp.asarray(np.pad(enough[part], pad[1], constant_values=ALWAYS_ENOUGH)),
             )
             return np.asarray(found)[: own.shape[1]], np.asarray(sums)[: own.shape[1]]
 
@@ -144,6 +149,18 @@ def _solve(family: Family, flat: np.ndarray, numbers: np.ndarray, progress: Prog
         pool.shutdown(cancel_futures=True)
     found, sums = zip(*results, strict=True)
     return np.concatenate(found), np.concatenate(sums)
+
+
+def _enough(family: Family, flat: np.ndarray) -> np.ndarray:
+    """Integer errors that surely meet the tolerance: half a step goes to rounding the target, the rest is spare."""
+    error = np.broadcast_to(family.error, family.weights.shape).reshape(-1)[flat]
+    allowed = np.ldexp(family.gadget.tolerance * (1 - 2.0**-30) - error, PRODUCT_BITS - family.gadget.gain)
+    return np.clip(np.floor(allowed) - 2, -1, ALWAYS_ENOUGH).astype(np.int64)
+
+
+def _beyond(subsets: np.ndarray, window: int) -> np.ndarray:
+    """Bits of candidates that the window does not have."""
+    return np.zeros_like(subsets) if window == 8 * subsets.itemsize else subsets >> subsets.dtype.type(window)
 
 
 def _outer_error(family: Family, flat: np.ndarray, sums: np.ndarray) -> np.ndarray:
