@@ -123,7 +123,7 @@ def test_goldens(name):
     assert entry == golden(case)
     assert case.encoded().tobytes() == raw.tobytes()
     windows, subsets = [int(k) for k in entry["windows"].split()], [int(v, 16) for v in entry["subsets"].split()]
-    again = decode(raw, case.windows.shape, case.window, case.of)
+    again = decode(raw, case.windows.shape, case.window, 1 << 16, case.of)
     assert (again.windows.tolist(), again.subsets.tolist()) == (windows, subsets)
     assert again.subsets.dtype == subset_dtype(case.window)
     found = case.checked(raw)
@@ -148,7 +148,7 @@ def test_three_readings_of_the_format_agree(case):
     raw = case.encoded()
     assert raw.tobytes() == case.scalar()
     expected = (case.windows.tolist(), case.subsets.tolist())
-    again = decode(raw, case.windows.shape, case.window, case.of)
+    again = decode(raw, case.windows.shape, case.window, 1 << 16, case.of)
     found = case.checked(raw)
     assert (again.windows.tolist(), again.subsets.tolist()) == expected
     assert (found.windows.tolist(), found.subsets.tolist()) == expected
@@ -173,7 +173,7 @@ def test_a_damaged_code_is_refused_or_another_mask(case, data):
     changed = np.frombuffer(bytes(raw), np.uint8)
     read: list[Any] = []
     for reader, error in (
-        (lambda: decode(changed, case.windows.shape, case.window, case.of), InputError),
+        (lambda: decode(changed, case.windows.shape, case.window, 1 << 16, case.of), InputError),
         (lambda: case.checked(changed), VerificationError),
     ):
         try:
@@ -196,7 +196,7 @@ def test_numbers_that_promise_too_much_are_refused_at_once():
     begin = 3 + int(case.windows.max()) + CONTEXTS
     for change in (raw[:begin], raw[: begin + 8], np.concatenate([raw[:begin], raw[begin:] * 0 + 255])):
         with pytest.raises(InputError, match="masks"):
-            decode(change, case.windows.shape, case.window, case.of)
+            decode(change, case.windows.shape, case.window, 1 << 16, case.of)
         with pytest.raises(VerificationError, match="masks"):
             case.checked(change)
 

@@ -70,11 +70,13 @@ def encode_family(family: Family, mask: SubsetMask) -> np.ndarray:
     coded = encode(mask, window, found)
 
     def same(flat: np.ndarray, windows: np.ndarray) -> np.ndarray:
-        assert np.array_equal(flat, kept) and np.array_equal(windows, numbers)
+        if not (np.array_equal(flat, kept) and np.array_equal(windows, numbers)):
+            raise AssertionError("coded windows do not read back as they were written")
         return found
 
-    again = decode(coded, mask.windows.shape, window, same)
-    assert np.array_equal(again.windows, mask.windows) and np.array_equal(again.subsets, mask.subsets)
+    again = decode(coded, mask.windows.shape, window, int(family.windows.max()), same)
+    if not (np.array_equal(again.windows, mask.windows) and np.array_equal(again.subsets, mask.subsets)):
+        raise AssertionError("a coded mask does not read back as it was written")
     return coded
 
 
@@ -84,7 +86,8 @@ def decode_family(family: Family, coded: np.ndarray) -> SubsetMask:
     Raises:
         InputError: It is not the code of a mask of this family.
     """
-    return decode(coded, family.weights.shape, family.gadget.window, candidate_contexts(family))
+    offered = int(family.windows.max())
+    return decode(coded, family.weights.shape, family.gadget.window, offered, candidate_contexts(family))
 
 
 def candidate_contexts(family: Family) -> Contexts:
@@ -140,13 +143,14 @@ def encode(mask: SubsetMask, window: int, contexts: np.ndarray) -> np.ndarray:
     return np.frombuffer(head + lengths + np.concatenate(lanes).astype("<u4").tobytes(), np.uint8)
 
 
-def decode(coded: np.ndarray, shape: tuple[int, ...], window: int, contexts: Contexts) -> SubsetMask:
+def decode(coded: np.ndarray, shape: tuple[int, ...], window: int, offered: int, contexts: Contexts) -> SubsetMask:
     """The mask that `encode` wrote.
 
     Args:
         coded: uint8 `(bytes,)`.
         shape: Canonical shape of the weights.
         window: Candidates m of a window.
+        offered: Windows that a channel has at most.
         contexts: Gives the contexts of candidates, once the windows are known.
 
     Raises:
@@ -154,6 +158,8 @@ def decode(coded: np.ndarray, shape: tuple[int, ...], window: int, contexts: Con
     """
     size = int(np.prod(shape))
     levels, q, lanes = _parse(coded, _lanes(size, window))
+    if levels >= max(1, offered):
+        raise InputError(f"masks: found window {levels} where a channel has at most {offered}")
     reader = Reader(lanes)
     kept = np.flatnonzero(reader.read(size, q[0]) == 0)
     windows = np.zeros(size, np.uint16)
