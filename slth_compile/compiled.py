@@ -118,7 +118,6 @@ class Compiled:
     @functools.cached_property
     def summary(self) -> Summary:
         """Everything a report shows."""
-        mask_bytes = len(self._stated[ticket_format.MASKS])
         return summarise(
             ticket_id=self.ticket_id,
             graph=self.graph,
@@ -128,7 +127,7 @@ class Compiled:
             errors=self.errors,
             domains=self.domains,
             certificates=self.certificates,
-            mask_bytes=mask_bytes,
+            masks=self._stated[ticket_format.MASKS],
             measured=self.measured,
         )
 

@@ -69,6 +69,8 @@ def layer(**changes: object) -> LayerRow:
         largest_error=3.0511e-5,
         kept=1_232,
         mask_bits=2_683,
+        raw_bits=2_901,
+        quantiser_bits=1_402.5,
     )
     return dataclasses.replace(row, **changes)
 
@@ -298,7 +300,17 @@ ODD = {
     "no certificate": {"certificates": ()},
     "zeros": {
         "layers": (
-            layer(weights=0, kept=0, mask_bits=0, parameters_v=0, parameters_u=0, tolerance=0.0, largest_error=0.0),
+            layer(
+                weights=0,
+                kept=0,
+                mask_bits=0,
+                raw_bits=0,
+                quantiser_bits=0.0,
+                parameters_v=0,
+                parameters_u=0,
+                tolerance=0.0,
+                largest_error=0.0,
+            ),
         ),
         "certificates": (
             dataclasses.replace(

@@ -23,7 +23,7 @@ class Gadget:
     Attributes:
         width: Copies per input channel, below 2^15.
         gain: Second-layer entries are in units of 2^(gain - 23).
-        window: Candidates solved together, 1 to 32.
+        window: Candidates solved together, 1 to 64.
         tolerance: Claimed bound of every weight's error.
         failure: Planned bound on the probability over seeds that a weight is missed.
     """
@@ -78,8 +78,8 @@ def parse_manifest(raw: bytes) -> Manifest:
     if not isinstance(plain, dict) or plain.get("format") != "slth-ticket":
         raise VerificationError("format", "the manifest's 'format' is not 'slth-ticket'")
     version = plain.get("version")
-    if type(version) is not int or version != 1:
-        raise VerificationError("version", f"the format's version is {ascii(version)[:40]}, this checker knows 1")
+    if type(version) is not int or version != 2:
+        raise VerificationError("version", f"the format's version is {ascii(version)[:40]}, this checker knows 2")
     if plain.get("generator") != GENERATOR:
         found = ascii(plain.get("generator"))[:60]
         raise VerificationError("version", f"the generator is {found}, this checker knows '{GENERATOR}'")
@@ -115,7 +115,7 @@ def _gadget(entry: Any, what: str) -> Gadget:
     entry = record(entry, ("width", "gain", "window", "tolerance", "failure"), what)
     width = integer(entry["width"], f"the width of {what}", 1, (1 << 15) - 1, "source")
     gain = integer(entry["gain"], f"the gain of {what}", -512, 512, "source")
-    window = integer(entry["window"], f"the window of {what}", 1, 32, "source")
+    window = integer(entry["window"], f"the window of {what}", 1, 64, "source")
     tolerance = real(entry["tolerance"], f"the tolerance of {what}", "tolerance")
     failure = real(entry["failure"], f"the failure figure of {what}", "delta")
     if tolerance < 0:
