@@ -23,6 +23,7 @@ from jax import lax
 
 from slth_compile.source.dyadic import ENTRY_BITS, PRODUCT_BITS
 from slth_compile.subset_sum.cheapest import cheapest_subset
+from slth_compile.ticket.coding import CONTEXTS, context
 
 UNIT = 64
 """Costs are in 1/64 bit."""
@@ -33,7 +34,6 @@ SLACK = 2.0**-6
 SAMPLE = 2048
 """Weights the probabilities are fitted on."""
 
-CONTEXTS = 8
 _LEVELS = 8
 _WINDOWS = 48
 _ROUNDS = 4
@@ -100,11 +100,11 @@ def cheapest_within(
         `subsets` uint32, `costs` int32, `found` bool, each `(batch,)`. What is found is within the tolerance. In 32
         bits what is optimal, and found at all, is so for a tolerance smaller by at most `SLACK` of it.
     """
-    context = _context(candidates)
+    contexts = context(candidates)
     left, more = jnp.int32(0), jnp.int32(0)
     for c in range(CONTEXTS):
-        left = jnp.where(context == c, pruned[c], left)
-        more = jnp.where(context == c, kept[c] - pruned[c], more)
+        left = jnp.where(contexts == c, pruned[c], left)
+        more = jnp.where(contexts == c, kept[c] - pruned[c], more)
     tolerance = jnp.minimum(tolerance, 1 << PRODUCT_BITS)
     if not exact:
         # Each rounding is off by half a unit at most: of every candidate, and of the target.
@@ -242,7 +242,7 @@ def _drawn(window: int, k: int) -> np.ndarray:
 @functools.lru_cache(maxsize=64)
 def _simulated_contexts(window: int, k: int) -> np.ndarray:
     with jax.enable_x64(True):
-        return np.asarray(_context(jnp.asarray(_drawn(window, k))))
+        return np.asarray(context(jnp.asarray(_drawn(window, k))))
 
 
 @functools.partial(jax.jit, static_argnums=(6,))
@@ -278,8 +278,3 @@ def chunk_size(window: int) -> int:
 def _rounded(x: jax.Array) -> jax.Array:
     """Units of 2^-46 in units of 2^-26, to nearest."""
     return (x + (1 << (_SHIFT - 1))) >> _SHIFT
-
-
-def _context(candidates: jax.Array) -> jax.Array:
-    size = jnp.abs(candidates)
-    return sum((size >= (c * c) << 40).astype(jnp.uint8) for c in range(1, CONTEXTS))  # type: ignore[return-value]
