@@ -23,6 +23,7 @@ from scipy import stats
 
 from slth_compile.plan.calibration import BEYOND, LARGEST_BEYOND, STEPS_PER_OCTAVE, miss_probabilities_beyond
 from slth_compile.plan.width import (
+    _GRID_STEPS,
     SMALLEST_WINDOW,
     WINDOW_STEP,
     Problems,
@@ -30,6 +31,7 @@ from slth_compile.plan.width import (
     _least_width,
     plan_gadget,
 )
+from slth_compile.source.dyadic import PRODUCT_BITS
 from slth_compile.source.layout import MAXIMUM_WIDTH, Gadget
 from slth_compile.subset_sum.code_length import SLACK, fit
 
@@ -78,20 +80,22 @@ def _narrow_windows(problems: Problems) -> list[Gadget]:
         limits = np.concatenate([_grid_limits()[window], _limits_beyond()[window]])
         for octave in _GAINS:
             gain = octave + int(np.frexp(largest)[1])
+            if inside.spendable < np.ldexp(_GRID_STEPS, gain - PRODUCT_BITS):
+                continue
             counts = np.concatenate([inside.counts(gain), _counts_beyond(inside, gain)])
             if counts.sum() == 0 or np.ldexp(largest, -gain) > BEYOND[-1]:
                 continue
             counts[0] -= counts[len(counts) - len(BEYOND) :].sum()
             gadget = _least_width(inside, gain, window, limits, cap, counts)
             if gadget is not None:
-                found.append(dataclasses.replace(gadget, tolerance=problems.tolerance))
+                found.append(gadget)
                 cap = min(cap, WIDENING * gadget.width)
     return [gadget for gadget in found if gadget.width <= cap]
 
 
 def _with_slack(problems: Problems) -> Problems:
-    """The problems with the tolerance that is left when rounding to 32 bits has taken its part."""
-    return dataclasses.replace(problems, tolerance=problems.tolerance * (1 - SLACK))
+    """The problems with what rounding to 32 bits may take of the tolerance."""
+    return dataclasses.replace(problems, error=problems.error + problems.tolerance * SLACK)
 
 
 def _counts_beyond(problems: Problems, gain: int) -> np.ndarray:
