@@ -39,6 +39,9 @@ Domains = Annotated[list[str] | None, typer.Option("--domain", metavar="DOMAIN",
 Factory = Annotated[str | None, typer.Option(help="pkg.module:function that returns the flax model.")]
 Kwargs = Annotated[str, typer.Option(metavar="JSON", help="Keyword arguments of the factory.")]
 Shape = Annotated[str | None, typer.Option(metavar="H,W,C", help="Per-sample input shape.")]
+Objective = Annotated[
+    str, typer.Option(help="Subset a weight takes within its tolerance: closest|sparsest|fewest-bits.")
+]
 Seed = Annotated[int, typer.Option(help="Seed of the source, 0 to 2^64 - 1.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
@@ -65,6 +68,7 @@ def compile(
     model_kwargs: Kwargs = "{}",
     input_shape: Shape = None,
     seed: Seed = 0,
+    objective: Objective = "closest",
     evaluate: Annotated[str | None, typer.Option(metavar="FILE.npz", help="Labelled data x, y for accuracies.")] = None,
     literal: Annotated[bool, typer.Option(help="Evaluate the literal pruned network on it too.")] = False,
     attack: Annotated[bool, typer.Option(help="Set each bound beside what an attack finds.")] = True,
@@ -80,7 +84,7 @@ def compile(
     target = _model(model, factory, model_kwargs, input_shape)
     shape = parse_shape(input_shape)
     if dry_run:
-        planned = slth_compile.dry_run(target, eps, delta, domain=domains, input_shape=shape)
+        planned = slth_compile.dry_run(target, eps, delta, domain=domains, objective=objective, input_shape=shape)
         _print_plan(planned, as_json)
         return
     data = None
@@ -94,6 +98,7 @@ def compile(
             delta,
             domain=domains,
             seed=seed,
+            objective=objective,
             input_shape=shape,
             evaluate=data,
             literal=literal,

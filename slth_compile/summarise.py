@@ -83,6 +83,7 @@ def summarise(
         ),
         mask_bytes=len(masks),
         measured=measured,
+        objective=plan.layout.objective,
     )
 
 

@@ -12,7 +12,7 @@ from slth_compile.checker.threefry import GENERATOR
 from slth_compile.errors import VerificationError
 
 _KEYS = (
-    "format version generator seed eps delta graph output_names target_digest layers domains files".split()  # noqa: SIM905
+    "format version generator seed eps delta objective graph output_names target_digest layers domains files".split()  # noqa: SIM905
 )
 
 
@@ -55,11 +55,12 @@ class DomainEntry:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """The manifest; `graph` is plain JSON still."""
+    """The manifest; `graph` is plain JSON still. `objective` says how the masks were chosen; nothing rests on it."""
 
     seed: int
     eps: float
     delta: float
+    objective: str
     graph: Any
     output_names: tuple[str, ...]
     target_digest: str
@@ -92,6 +93,7 @@ def parse_manifest(raw: bytes) -> Manifest:
         seed=integer(plain["seed"], "the seed", 0, (1 << 64) - 1, "source"),
         eps=real(plain["eps"], "eps", "eps"),
         delta=real(plain["delta"], "delta", "delta"),
+        objective=_objective(plain["objective"]),
         graph=plain["graph"],
         output_names=names,
         target_digest=hexadecimal(plain["target_digest"], "'target_digest'"),
@@ -101,6 +103,13 @@ def parse_manifest(raw: bytes) -> Manifest:
     )
     _check_chances(manifest)
     return manifest
+
+
+def _objective(value: Any) -> str:
+    if value not in ("closest", "sparsest", "fewest-bits"):
+        found = ascii(value)[:60]
+        raise VerificationError("format", f"the objective is {found}, expected closest, sparsest or fewest-bits")
+    return value
 
 
 def _layer(entry: Any, what: str) -> LayerPlan:

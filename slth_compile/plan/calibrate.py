@@ -6,8 +6,9 @@
 
 One problem: m candidates `a * b`, `a ~ Uniform(0, 1)`, `b ~ Uniform[-1, 1)`, on the source's own grid, and a target
 `w`; the error is that of the best of all 2^m subsets. Targets are `2^(-c/16)`, c = 0..160. The last column, for targets
-near zero, forces the first candidate into the subset and asks for a sum of 0 (see `plan.width`, equation 3). Every
-column of every window has its own stream of words, so a run with more samples extends a shorter one.
+near zero, forces the first candidate into the subset and asks for a sum of 0 (see `plan.width`, equation 3). Windows
+up to 16 have the targets `2^(c/16)`, c = 1..32, as well. Every column of every window has its own stream of words, so
+a run with more samples extends a shorter one.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import numpy as np
 import typer
 from jax import lax
 
-from slth_compile.plan.calibration import COLUMNS, HALF_OCTAVES, TARGETS
+from slth_compile.plan.calibration import BEYOND, COLUMNS, HALF_OCTAVES, LARGEST_BEYOND, TARGETS
 from slth_compile.source.dyadic import ENTRY_BITS, PRODUCT_BITS, entries, masked_sum
 from slth_compile.source.threefry import GENERATOR, Key, tensor_key, words
 from slth_compile.subset_sum.meet_in_the_middle import closest_subset
@@ -68,7 +69,7 @@ def histogram(window: int, column: int, samples: int) -> np.ndarray:
 
     Args:
         window: Candidates m.
-        column: Index into `TARGETS`; `COLUMNS - 1` is the forced column.
+        column: Index into `TARGETS`; `COLUMNS - 1` is the forced column, from `COLUMNS` on follow the targets `BEYOND`.
         samples: A multiple of 4096.
 
     Returns:
@@ -76,13 +77,23 @@ def histogram(window: int, column: int, samples: int) -> np.ndarray:
     """
     counts = np.zeros(HALF_OCTAVES + 1, np.int64)
     forced = column == COLUMNS - 1
-    target = 0 if forced else round(TARGETS[column] * 2.0**PRODUCT_BITS)
+    target = 0 if forced else round([*TARGETS, 0.0, *BEYOND][column] * 2.0**PRODUCT_BITS)
     with jax.enable_x64(True):
         key = tensor_key(SEED, window, column)
         for start in range(0, samples, BLOCK):
             errors = _errors(window, key, jnp.uint64(start), jnp.int64(target), jnp.bool_(forced))
             counts += binned(np.asarray(errors))
     return counts
+
+
+def _cells(window: int, columns: range, samples: int) -> list[list[int]]:
+    """The counts of some columns, each as its first bin in use and the counts from there on."""
+    cells = []
+    for column in columns:
+        counts = histogram(window, column, samples)
+        used = np.flatnonzero(counts)
+        cells.append([int(used[0]), *(int(c) for c in counts[used[0] : used[-1] + 1])])
+    return cells
 
 
 def main(windows: str = "6-24", samples: int = 131072, output: pathlib.Path = pathlib.Path("calibration.json")) -> None:
@@ -92,17 +103,15 @@ def main(windows: str = "6-24", samples: int = 131072, output: pathlib.Path = pa
     table |= {"generator": GENERATOR, "seed": SEED, "entry_bits": ENTRY_BITS, "half_octaves": HALF_OCTAVES}
     measured = table.setdefault("windows", {})
     for window in range(first, last + 1, 2):
-        if measured.get(str(window), {}).get("samples", 0) >= samples:
-            continue
-        cells = []
-        for column in range(COLUMNS):
-            counts = histogram(window, column, samples)
-            used = np.flatnonzero(counts)
-            cells.append([int(used[0]), *(int(c) for c in counts[used[0] : used[-1] + 1])])
-        measured[str(window)] = {"samples": samples, "cells": cells}
+        entry = measured.get(str(window), {})
+        if entry.get("samples", 0) < samples:
+            entry = {"samples": samples, "cells": _cells(window, range(COLUMNS), samples)}
+        if window <= LARGEST_BEYOND and "beyond" not in entry:
+            entry["beyond"] = _cells(window, range(COLUMNS, COLUMNS + len(BEYOND)), entry["samples"])
+        measured[str(window)] = entry
         table["windows"] = dict(sorted(measured.items(), key=lambda item: int(item[0])))
         output.write_text(json.dumps(table, separators=(",", ":")))
-        print(f"window {window}: {samples} samples a column", flush=True)
+        print(f"window {window}: {entry['samples']} samples a column", flush=True)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,11 @@ COLUMNS = len(TARGETS) + 1
 NEAR_TARGETS = np.arange(9) / 8
 """Targets of the four-list solver's columns, in units of the gain."""
 
+BEYOND = 2.0 ** (np.arange(1, 2 * STEPS_PER_OCTAVE + 1) / STEPS_PER_OCTAVE)
+"""Targets above the gain, ascending to 4: for windows up to `LARGEST_BEYOND`, which may take smaller gains."""
+
+LARGEST_BEYOND = 16
+
 HALF_OCTAVES = 92
 """Tolerances of the table: `2^(-b/2)`, b = 0..92, in units of the gain."""
 
@@ -40,7 +45,7 @@ def miss_probabilities() -> dict[int, np.ndarray]:
     Returns:
         float64 arrays `(COLUMNS, HALF_OCTAVES + 1)` by window; entry `[c, b]` bounds P(error > 2^(-b/2)) for column c.
     """
-    return {int(m): _limits(entry["samples"], entry["cells"]) for m, entry in _table()["windows"].items()}
+    return {m: _limits(entry["samples"], entry["cells"]) for m, entry in _windows()}
 
 
 @functools.lru_cache(maxsize=1)
@@ -57,6 +62,20 @@ def near_miss_probabilities() -> dict[int, np.ndarray]:
     if (near["forced"], near["centres"]) != (FORCED, CENTRES):
         raise ValueError("calibration.json measured another four-list solver; run plan.calibrate_four_list")
     return {int(m): _limits(entry["samples"], entry["cells"]) for m, entry in near["windows"].items()}
+
+
+@functools.lru_cache(maxsize=1)
+def miss_probabilities_beyond() -> dict[int, np.ndarray]:
+    """The same for the targets `BEYOND`, float64 `(32, HALF_OCTAVES + 1)` by window, for windows up to 16."""
+    found = {m: _limits(entry["samples"], entry["beyond"]) for m, entry in _windows() if "beyond" in entry}
+    for limits in found.values():
+        # Bin 0 holds errors above 1 too, which no target up to 1 ever has: the empty subset.
+        limits[:, 0] = limits[:, 1]
+    return found
+
+
+def _windows() -> list[tuple[int, dict[str, Any]]]:
+    return [(int(m), entry) for m, entry in _table()["windows"].items()]
 
 
 def _table() -> dict[str, Any]:

@@ -95,6 +95,10 @@ class Problems:
         """What a subset may be off by: the tolerance without what folding took of it."""
         return self.tolerance * _INSIDE - self.error
 
+    def counts(self, gain: int) -> np.ndarray:
+        """How many weights, in units of the gain, fall to each column; those within the tolerance need nothing."""
+        return _counts(np.ldexp(self.magnitudes[self.magnitudes > self.spendable], -gain))
+
 
 def plan_gadget(problems: Problems) -> Gadget:
     """The gain, window and least width that meet the problems with the allowed probability.
@@ -142,7 +146,9 @@ def _worthwhile(window: int, width: int) -> int:
     return width // (_LARGE_WINDOW_GAIN if window <= MAXIMUM_WINDOW else _FOUR_LIST_GAIN)
 
 
-def _least_width(problems: Problems, gain: int, window: int, limits: np.ndarray, cap: int) -> Gadget | None:
+def _least_width(
+    problems: Problems, gain: int, window: int, limits: np.ndarray, cap: int, counts: np.ndarray | None = None
+) -> Gadget | None:
     if cap < 1:
         return None
     # Half a grid step goes to rounding the target, as much and more to rounding the error.
@@ -150,7 +156,7 @@ def _least_width(problems: Problems, gain: int, window: int, limits: np.ndarray,
     column = min(HALF_OCTAVES, int(np.ceil(-2 * np.log2(tolerance))))
     if column < 0:
         column = 0
-    counts = _counts(np.ldexp(problems.magnitudes[problems.magnitudes > problems.spendable], -gain))
+    counts = problems.counts(gain) if counts is None else counts
     needed = counts > 0
     counts, q = counts[needed] * problems.signs, limits[needed, column]
     if cap < 1 or 2.0 ** (-column / 2) > tolerance or np.any(q >= 1):

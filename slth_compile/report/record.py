@@ -33,7 +33,7 @@ def summary_json(summary: Summary) -> dict[str, Any]:
         "target_digest": summary.target_digest,
         "seed": summary.seed,
         "headline": statements.headline(summary),
-        "asked": {"eps": summary.eps, "delta": summary.delta},
+        "asked": {"eps": summary.eps, "delta": summary.delta, "objective": summary.objective},
         "planned": {
             "failure": summary.planned_failure,
             "bound": summary.planned_bound,

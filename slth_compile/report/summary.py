@@ -137,6 +137,7 @@ class Summary:
         seed: The source's seed.
         eps: Asked: largest difference.
         delta: Asked: largest failure probability over seeds.
+        objective: Asked: which subset within its tolerance a weight takes.
         planned_failure: Planned bound on the failure probability.
         planned_bound: `B(eta)`: the bound promised for all errors within the tolerances.
         constant_v: `C_V` of the plan.
@@ -160,6 +161,7 @@ class Summary:
     certificates: tuple[CertificateRow, ...]
     mask_bytes: int
     measured: Measured
+    objective: str = "closest"
 
     @property
     def weights(self) -> int:

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from slth_compile.subset_sum.meet_in_the_middle import _locate, _negative_half, _sort_bitonic
+from slth_compile.subset_sum.meet_in_the_middle import _cleaned, _locate, _negative_half
 
 FORCED = 2
 """Candidates at the head of a window that are always kept: `plan.width`, equation (4), needs them."""
@@ -56,7 +56,8 @@ def near_subset(candidates: jax.Array, targets: jax.Array, enough: jax.Array, ce
     batch, q = targets.shape[0], free.shape[0] // 4
     # First and third quarter side by side on the batch axis, second and fourth too.
     quarters = [jnp.concatenate([free[i * q : (i + 1) * q], free[(i + 2) * q : (i + 3) * q]], 1) for i in (0, 1)]
-    lists = [_signed_sums(quarter) for quarter in quarters]
+    negative = _negative_half(jnp.stack(quarters))
+    lists = jnp.concatenate([negative, -negative[:, ::-1]], 1)
     goal = 2 * (targets - forced.sum(0)) - free.sum(0)
     # The target is shared as the two halves can reach, which keeps both within their lists.
     reach = jnp.abs(free).sum(0)
@@ -92,12 +93,6 @@ def near_subset(candidates: jax.Array, targets: jax.Array, enough: jax.Array, ce
     return kept << jnp.uint64(FORCED) | jnp.uint64((1 << FORCED) - 1)
 
 
-def _signed_sums(x: jax.Array) -> jax.Array:
-    """All sums `+-x_0 +- x_1 ...`, ascending, `(2^q, batch)`."""
-    negative = _negative_half(x)
-    return jnp.concatenate([negative, -negative[::-1]])
-
-
 def _near_sums(a: jax.Array, b: jax.Array) -> jax.Array:
     """Differences `a - b` of neighbours, ascending, from `a` ascending and `b` descending; absent ones are `_FAR`."""
     merged = _sort_bitonic(jnp.concatenate([2 * a, 2 * b + 1]))
@@ -121,3 +116,8 @@ def _closest(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
     high = low + best
     odd = low & 1 == 1
     return jnp.where(odd, high, low) >> 1, jnp.where(odd, low, high) >> 1
+
+
+def _sort_bitonic(x: jax.Array) -> jax.Array:
+    """A bitonic sequence along axis 0, sorted ascending."""
+    return _cleaned(x[None], 1).reshape(x.shape)

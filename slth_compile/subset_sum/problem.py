@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from jax import lax
 
 from slth_compile.source.dyadic import entries, masked_sum
 from slth_compile.source.threefry import Key, words
+from slth_compile.subset_sum import code_length
 from slth_compile.subset_sum.four_list import near_subset
 from slth_compile.subset_sum.meet_in_the_middle import MAXIMUM_WINDOW, closest_subset
 
@@ -63,6 +66,48 @@ def solve_batch(
 
     subsets, sums = lax.map(solve, (split(addresses), split(own), split(targets), split(enough)))
     return subsets.reshape(-1), sums.reshape(-1)
+
+
+@functools.partial(jax.jit, static_argnums=(7,))
+def solve_cheapest_batch(
+    key: Key,
+    addresses: jax.Array,
+    own: jax.Array,
+    targets: jax.Array,
+    tolerance: jax.Array,
+    pruned: jax.Array,
+    kept: jax.Array,
+    exact: bool,
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """The subset of every window that costs least within its tolerance, and the sum its booleans keep.
+
+    Args:
+        key: Key of the tensor `V`.
+        addresses: Flat positions of the candidates' entries of `V`, uint64 `(m, batch)`.
+        own: Their entries of `U`, int64 `(m, batch)`, units of 2^-23.
+        targets: Integer targets, int64 `(batch,)`, units of 2^-46 of the gain.
+        tolerance: int64 `(batch,)`, the same units.
+        pruned: Costs of candidates by context, int32 `(8,)`; see `code_length.Costs`.
+        kept: The same for those kept.
+        exact: Whether the problems are solved in 64 bits.
+
+    Returns:
+        `subsets` uint32, `sums` int64 recomputed from them in exact integers, `costs` int32, `found` bool; `(batch,)`.
+    """
+    window, batch = addresses.shape
+    size = code_length.chunk_size(window)
+
+    def solve(chunk: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        address, u, target, allowed = chunk
+        candidates = entries(words(key, address)) * u
+        subsets, costs, found = code_length.cheapest_within(candidates, pruned, kept, target, allowed, exact)
+        return subsets, masked_sum(candidates, subsets), costs, found
+
+    def split(x: jax.Array) -> jax.Array:
+        return jnp.moveaxis(x.reshape(*x.shape[:-1], batch // size, size), -2, 0)
+
+    subsets, sums, costs, found = lax.map(solve, (split(addresses), split(own), split(targets), split(tolerance)))
+    return subsets.reshape(-1), sums.reshape(-1), costs.reshape(-1), found.reshape(-1)
 
 
 def integer_targets(weights: np.ndarray, gain: int, product_bits: int) -> np.ndarray:

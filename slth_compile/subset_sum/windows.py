@@ -13,6 +13,8 @@ import numpy as np
 
 from slth_compile.constructions.da_cunha import Family
 from slth_compile.source.dyadic import PRODUCT_BITS, enclose_difference
+from slth_compile.source.layout import CLOSEST
+from slth_compile.subset_sum.cheapest_windows import LARGEST_WINDOW, family_costs, solve_cheapest
 from slth_compile.subset_sum.meet_in_the_middle import MAXIMUM_WINDOW
 from slth_compile.subset_sum.problem import ALWAYS_ENOUGH, batch_size, chunk_size, integer_targets, solve_batch
 from slth_compile.ticket.apply import masked_sums
@@ -50,8 +52,11 @@ class Solution:
     misses: tuple[Miss, ...]
 
 
-def solve_family(family: Family, progress: Progress = lambda solved: None) -> Solution:
+def solve_family(family: Family, progress: Progress = lambda solved: None, objective: str = CLOSEST) -> Solution:
     """The mask of a family: every weight takes the first window whose closest subset meets its tolerance.
+
+    For the other objectives it takes, in the first few windows that meet the tolerance, the subset that costs least
+    (`subset_sum.cheapest_windows`); what rounding left unmet there takes the closest as well.
 
     Zero weights keep nothing, and one within the tolerance of zero never looks past the first window. A weight that no
     window meets keeps the best subset seen and is reported; nothing is hidden in the mask.
@@ -59,6 +64,7 @@ def solve_family(family: Family, progress: Progress = lambda solved: None) -> So
     Args:
         family: The problems.
         progress: Called with the number of weights settled, as they are.
+        objective: One of `source.layout.OBJECTIVES`.
 
     Returns:
         Mask and misses.
@@ -74,6 +80,14 @@ def solve_family(family: Family, progress: Progress = lambda solved: None) -> So
     pending = np.flatnonzero((weights != 0) & (available[family.channel(np.arange(weights.size))] > 0))
     pending = pending[available[family.channel(pending)] > 0]
     progress(weights.size - pending.size)
+    if objective != CLOSEST and family.gadget.window <= LARGEST_WINDOW and pending.size:
+        taken = solve_cheapest(family, pending, family_costs(family, objective), progress)
+        # Not believed either: errors are those of the sums the booleans keep.
+        met = _outer_error(family, taken.flat, taken.sums) <= tolerance
+        flat = taken.flat[met]
+        windows[flat], subsets[flat] = taken.windows[met], taken.subsets[met]
+        best[flat] = 0.0
+        pending = np.setdiff1d(pending, flat)
     number = 0
     while pending.size:
         # Few weights left take several windows at once, so that batches stay full; the first one met is theirs.

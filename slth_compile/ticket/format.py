@@ -25,7 +25,7 @@ from slth_compile.graph.check import check
 from slth_compile.graph.fold import fold
 from slth_compile.graph.graph import Graph, graph_from_json, graph_json, target_arrays, target_digest
 from slth_compile.graph.nodes import Weighted
-from slth_compile.source.layout import MAXIMUM_WIDTH, Gadget, LayerLayout, Layout
+from slth_compile.source.layout import MAXIMUM_WIDTH, OBJECTIVES, Gadget, LayerLayout, Layout
 from slth_compile.source.threefry import GENERATOR
 from slth_compile.ticket.coding import decode_family, encode_family
 from slth_compile.ticket.masks import LARGEST_WINDOW
@@ -94,6 +94,7 @@ def stated_files(
         "seed": ticket.seed,
         "eps": ticket.layout.eps,
         "delta": ticket.layout.delta,
+        "objective": ticket.layout.objective,
         "graph": graph_json(graph),
         "output_names": list(graph.output_names),
         "target_digest": target_digest(graph),
@@ -169,7 +170,9 @@ def read(directory: pathlib.Path) -> Record:
         graph = graph_from_json(manifest["graph"], _tensors(content[TARGET]), tuple(manifest["output_names"]))
         layers = tuple(_layer_layout(entry) for entry in manifest["layers"])
         seed = _whole(manifest["seed"], 0, 2**64 - 1)
-        layout = Layout(eps=manifest["eps"], delta=manifest["delta"], layers=layers)
+        layout = Layout(
+            eps=manifest["eps"], delta=manifest["delta"], layers=layers, objective=_objective(manifest["objective"])
+        )
         coded = _tensors(content[MASKS])
         masks = tuple(
             {family.part: decode_family(family, coded[f"{family.layer}.{family.part}"]) for family in parts}
@@ -238,6 +241,12 @@ def _gadget(entry: Mapping[str, Any]) -> Gadget:
         tolerance=float(entry["tolerance"]),
         failure=float(entry["failure"]),
     )
+
+
+def _objective(value: Any) -> str:
+    if value not in OBJECTIVES:
+        raise ValueError(f"found the objective {value!r:.40}, expected one of {', '.join(OBJECTIVES)}")
+    return value
 
 
 def _whole(value: Any, low: int, high: int) -> int:
