@@ -44,9 +44,9 @@ POINTS = slth.Points(np.random.default_rng(0).uniform(0, 1, (4, 3)).astype(np.fl
     ("eps", "domain", "window"),
     [
         (1e-8, POINTS, 42),
-        pytest.param(2e-10, BOX, 50, marks=pytest.mark.slow),
-        pytest.param(1e-11, BOX, 58, marks=pytest.mark.slow),
-        pytest.param(1e-11, POINTS, 58, marks=pytest.mark.slow),
+        pytest.param(1e-10, BOX, 50, marks=pytest.mark.slow),
+        pytest.param(5e-12, BOX, 58, marks=pytest.mark.slow),
+        pytest.param(1e-12, POINTS, 58, marks=pytest.mark.slow),
     ],
 )
 def test_a_ticket_of_high_precision_is_certified_and_verified(
