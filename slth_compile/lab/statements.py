@@ -21,8 +21,11 @@ def headline(finding: Finding) -> str:
 
 
 def slope(line: Line) -> str:
-    """Candidates per bit with the 95 % interval: `1.03 [1.02, 1.04]`."""
-    return f"{line.slope:.2f} [{line.slope_lower:.2f}, {line.slope_upper:.2f}]"
+    """Candidates per bit with the 95 % interval, rounded outward: `1.031 [1.027, 1.036]`; a dash without a line."""
+    if line.slope is None or line.slope_lower is None or line.slope_upper is None:
+        return "–"
+    lower, upper = math.floor(1000 * line.slope_lower) / 1000, math.ceil(1000 * line.slope_upper) / 1000
+    return f"{line.slope:.3f} [{lower:.3f}, {upper:.3f}]"
 
 
 def setting(question: Question) -> str:
