@@ -42,8 +42,8 @@ def closest_subset(candidates: jax.Array, targets: jax.Array) -> jax.Array:
         argmin over S of |targets - sum_{i in S} candidates[i]|
 
     Args:
-        candidates: Integers of B bits, shape `(n, batch)`, 2 <= n <= 28, |candidate| <= 2^(B-8) (2^(B-9) above n = 24).
-        targets: Integers of the same type, shape `(batch,)`, |target| <= 2^(B-8) (2^(B-9) above n = 24).
+        candidates: Integers of B bits, shape `(n, batch)`, 2 <= n <= 28.
+        targets: Integers of the same type, shape `(batch,)`; `4 (|target| + sum_i |candidates[i]|) < 2^(B-1)`.
 
     Returns:
         uint32, shape `(batch,)`: bit `i` is set where candidate `i` is kept. One optimum; ties go either way.
@@ -52,7 +52,7 @@ def closest_subset(candidates: jax.Array, targets: jax.Array) -> jax.Array:
     if n % 2:
         candidates = jnp.concatenate([candidates, jnp.zeros_like(candidates[:1])])
     halves = materialise(candidates.reshape(2, -1, batch))
-    totals = halves.sum(1)
+    totals = halves.sum(1, dtype=halves.dtype)
     goal = 2 * targets - totals[0] - totals[1]
     negative = _negative_half(halves)
     key, low = _best_pair(negative[0], negative[1], goal)
