@@ -198,11 +198,10 @@ class Compiled:
 
     @functools.cached_property
     def _stated(self) -> dict[str, bytes]:
-        domains = [domain for domain in self.domains if domain is not None]
-        if len(domains) < len(self.domains):
-            # The digests of inputs that are not here come from the files they were read from.
-            assert self.stated is not None
+        # What was loaded is kept: the same id, and digests of inputs that are not here.
+        if self.stated is not None:
             return dict(self.stated)
+        domains = [domain for domain in self.domains if domain is not None]
         certificates = [certificate.to_json() for certificate in self.certificates]
         return ticket_format.stated_files(self.graph, self.ticket, domains, certificates)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,24 @@ from hypothesis import strategies as st
 
 from slth_compile.checker import decode as checker_decode
 from slth_compile.checker import lanes as checker_lanes
+from slth_compile.checker import weights as checker_weights
 from slth_compile.checker.safetensors import Tensor
+from slth_compile.checker.threefry import tensor_key
+from slth_compile.constructions.da_cunha import families
 from slth_compile.errors import InputError, VerificationError
+from slth_compile.graph import nodes as n
+from slth_compile.source.layout import Gadget, LayerLayout
 from slth_compile.ticket import lanes
-from slth_compile.ticket.coding import CONTEXTS, context, decode, encode
+from slth_compile.ticket.apply import masked_sums
+from slth_compile.ticket.coding import (
+    CONTEXTS,
+    candidate_contexts,
+    context,
+    decode,
+    decode_family,
+    encode,
+    encode_family,
+)
 from slth_compile.ticket.masks import SubsetMask, subset_dtype
 
 GOLDEN = Path(__file__).parent / "golden" / "masks.json"
@@ -108,7 +123,7 @@ def test_goldens(name):
     assert entry == golden(case)
     assert case.encoded().tobytes() == raw.tobytes()
     windows, subsets = [int(k) for k in entry["windows"].split()], [int(v, 16) for v in entry["subsets"].split()]
-    again = decode(raw, case.windows.shape, case.window, case.of)
+    again = decode(raw, case.windows.shape, case.window, 1 << 16, case.of)
     assert (again.windows.tolist(), again.subsets.tolist()) == (windows, subsets)
     assert again.subsets.dtype == subset_dtype(case.window)
     found = case.checked(raw)
@@ -133,7 +148,7 @@ def test_three_readings_of_the_format_agree(case):
     raw = case.encoded()
     assert raw.tobytes() == case.scalar()
     expected = (case.windows.tolist(), case.subsets.tolist())
-    again = decode(raw, case.windows.shape, case.window, case.of)
+    again = decode(raw, case.windows.shape, case.window, 1 << 16, case.of)
     found = case.checked(raw)
     assert (again.windows.tolist(), again.subsets.tolist()) == expected
     assert (found.windows.tolist(), found.subsets.tolist()) == expected
@@ -158,7 +173,7 @@ def test_a_damaged_code_is_refused_or_another_mask(case, data):
     changed = np.frombuffer(bytes(raw), np.uint8)
     read: list[Any] = []
     for reader, error in (
-        (lambda: decode(changed, case.windows.shape, case.window, case.of), InputError),
+        (lambda: decode(changed, case.windows.shape, case.window, 1 << 16, case.of), InputError),
         (lambda: case.checked(changed), VerificationError),
     ):
         try:
@@ -181,9 +196,53 @@ def test_numbers_that_promise_too_much_are_refused_at_once():
     begin = 3 + int(case.windows.max()) + CONTEXTS
     for change in (raw[:begin], raw[: begin + 8], np.concatenate([raw[:begin], raw[begin:] * 0 + 255])):
         with pytest.raises(InputError, match="masks"):
-            decode(change, case.windows.shape, case.window, case.of)
+            decode(change, case.windows.shape, case.window, 1 << 16, case.of)
         with pytest.raises(VerificationError, match="masks"):
             case.checked(change)
+
+
+# ---------------------------------------------------------------- on candidates of a seed
+
+NODES = {
+    "dense": n.Dense(inputs=(0,), kernel=np.ones((4, 3)), bias=np.ones(3)),
+    "groups": n.Convolution(
+        inputs=(0,), kernel=np.ones((2, 2, 2, 6)), bias=np.ones(6), stride=(1, 1), padding=((0, 0), (0, 0)),
+        dilation=(1, 1), groups=2,
+    ),
+}  # fmt: skip
+SEED, LAYER = 2**40 + 11, 3
+TENSORS = {"positive": (0, 1, 1), "negative": (0, 1, -1), "bias": (2, 3, 1)}
+
+
+@pytest.mark.parametrize("window", [1, 6, 64])
+@pytest.mark.parametrize("name", NODES)
+def test_the_checker_finds_masks_and_sums_of_a_seed(name, window):
+    """Package and checker draw the same candidates, so that one reads what the other wrote, up to the exact sums."""
+    rng = np.random.default_rng(window)
+    gadget = Gadget(width=6 * window + 30, gain=0, window=window, tolerance=1.0, failure=0.0)
+    layout = LayerLayout(signed=True, kernel=gadget, bias=gadget)
+    for family in families(SEED, LAYER, NODES[name], layout):
+        shape = family.weights.shape
+        available = family.windows[family.channel(np.arange(family.weights.size))].reshape(shape)
+        subsets = rng.integers(0, 2**window, shape, np.uint64) * (rng.random(shape) < 0.9).astype(np.uint64)
+        windows = np.where(subsets == 0, 0, rng.integers(0, available)).astype(np.uint16)
+        mask = SubsetMask(windows, subsets.astype(subset_dtype(window)))
+        raw = encode_family(family, mask)
+        again = decode_family(family, raw)
+        assert np.array_equal(again.windows, windows) and np.array_equal(again.subsets, mask.subsets)
+        u, v, sign = TENSORS[family.part]
+        groups = 1 if family.part == "bias" else getattr(NODES[name], "groups", 1)
+        keys = tensor_key(SEED, LAYER, u), tensor_key(SEED, LAYER, v)
+        part = checker_weights.Part(family.part, keys, shape, gadget.width, window, sign, groups)
+        contexts = functools.partial(checker_weights.contexts, part)
+        offered = gadget.width // window
+        tensor = Tensor("U8", raw.shape, raw)
+        found = checker_decode.decode_mask(tensor, subsets.size, window, offered, contexts, family.part)
+        assert np.array_equal(found.windows, windows.reshape(-1)) and np.array_equal(found.subsets, subsets.reshape(-1))
+        assert np.array_equal(checker_weights.effective_integers(part, found), masked_sums(family, mask))
+        beyond = np.where(subsets == 0, 0, available).astype(np.uint16)
+        with pytest.raises(InputError, match="beyond the usable copies"):
+            candidate_contexts(family)(np.flatnonzero(subsets), beyond.reshape(-1)[np.flatnonzero(subsets)])
 
 
 # ---------------------------------------------------------------- the model and its coder

@@ -18,6 +18,7 @@ in the square root of |candidate| code 1 to 3 % shorter than eight equal ranges 
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 
@@ -33,7 +34,7 @@ from slth_compile.ticket.lanes import Reader, quantised, write
 from slth_compile.ticket.masks import SubsetMask, subset_dtype
 
 CONTEXTS = 8
-_BATCH = 1 << 16
+_BATCH, _CHUNK = 1 << 16, 1 << 11
 _SORTED = 1 << 16  # candidates sorted by context at a time: what stays in the second-level cache
 
 Contexts = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -69,11 +70,13 @@ def encode_family(family: Family, mask: SubsetMask) -> np.ndarray:
     coded = encode(mask, window, found)
 
     def same(flat: np.ndarray, windows: np.ndarray) -> np.ndarray:
-        assert np.array_equal(flat, kept) and np.array_equal(windows, numbers)
+        if not (np.array_equal(flat, kept) and np.array_equal(windows, numbers)):
+            raise AssertionError("coded windows do not read back as they were written")
         return found
 
-    again = decode(coded, mask.windows.shape, window, same)
-    assert np.array_equal(again.windows, mask.windows) and np.array_equal(again.subsets, mask.subsets)
+    again = decode(coded, mask.windows.shape, window, int(family.windows.max()), same)
+    if not (np.array_equal(again.windows, mask.windows) and np.array_equal(again.subsets, mask.subsets)):
+        raise AssertionError("a coded mask does not read back as it was written")
     return coded
 
 
@@ -83,7 +86,8 @@ def decode_family(family: Family, coded: np.ndarray) -> SubsetMask:
     Raises:
         InputError: It is not the code of a mask of this family.
     """
-    return decode(coded, family.weights.shape, family.gadget.window, candidate_contexts(family))
+    offered = int(family.windows.max())
+    return decode(coded, family.weights.shape, family.gadget.window, offered, candidate_contexts(family))
 
 
 def candidate_contexts(family: Family) -> Contexts:
@@ -93,14 +97,15 @@ def candidate_contexts(family: Family) -> Contexts:
         if np.any(windows >= family.windows[family.channel(flat)]):
             raise InputError("masks: a window lies beyond the usable copies of its channel")
         contexts = np.empty((flat.size, family.gadget.window), np.uint8)
-        for start in range(0, flat.size, _BATCH):
-            part = flat[start : start + _BATCH]
-            addresses, own = family.candidates(part, windows[start : start + _BATCH].astype(np.int64))
-            # Padded to a power of two, so that few shapes are ever compiled.
-            pad = (1 << max(10, (part.size - 1).bit_length())) - part.size
-            with jax.enable_x64(True):
-                padded = [jnp.asarray(np.pad(a, ((0, 0), (0, pad)))) for a in (addresses, own)]
-                contexts[start : start + _BATCH] = np.asarray(_contexts(family.key, *padded))[: part.size]
+        # Everything is padded to powers of two, so that few shapes are ever compiled.
+        with jax.enable_x64(True):
+            copies, own = (jnp.asarray(_padded(a.astype(np.int32).reshape(-1))) for a in (family.copies, family.own))
+            shape = jnp.asarray(family.weights.shape)
+            for start in range(0, flat.size, _BATCH):
+                part = slice(start, start + _BATCH)
+                weights = jnp.asarray(_padded(flat[part])), jnp.asarray(_padded(windows[part].astype(np.int32)))
+                batch = _contexts(family.key, copies, own, shape, *weights, window=family.gadget.window)
+                contexts[part] = np.asarray(batch)[: flat[part].size]
         return contexts
 
     return found
@@ -138,13 +143,14 @@ def encode(mask: SubsetMask, window: int, contexts: np.ndarray) -> np.ndarray:
     return np.frombuffer(head + lengths + np.concatenate(lanes).astype("<u4").tobytes(), np.uint8)
 
 
-def decode(coded: np.ndarray, shape: tuple[int, ...], window: int, contexts: Contexts) -> SubsetMask:
+def decode(coded: np.ndarray, shape: tuple[int, ...], window: int, offered: int, contexts: Contexts) -> SubsetMask:
     """The mask that `encode` wrote.
 
     Args:
         coded: uint8 `(bytes,)`.
         shape: Canonical shape of the weights.
         window: Candidates m of a window.
+        offered: Windows that a channel has at most.
         contexts: Gives the contexts of candidates, once the windows are known.
 
     Raises:
@@ -152,6 +158,8 @@ def decode(coded: np.ndarray, shape: tuple[int, ...], window: int, contexts: Con
     """
     size = int(np.prod(shape))
     levels, q, lanes = _parse(coded, _lanes(size, window))
+    if levels >= max(1, offered):
+        raise InputError(f"masks: found window {levels} where a channel has at most {offered}")
     reader = Reader(lanes)
     kept = np.flatnonzero(reader.read(size, q[0]) == 0)
     windows = np.zeros(size, np.uint16)
@@ -217,6 +225,24 @@ def _bytes(rows: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(rows).astype(f"<u{size}", copy=False).view(np.uint8).reshape(-1, size)
 
 
-@jax.jit
-def _contexts(key: Key, addresses: jax.Array, own: jax.Array) -> jax.Array:
-    return context(entries(words(key, addresses)) * own).T
+def _padded(array: np.ndarray) -> np.ndarray:
+    """Zeros up to the next power of two, 1024 at least."""
+    return np.pad(array, (0, (1 << max(10, (array.size - 1).bit_length())) - array.size))
+
+
+@functools.partial(jax.jit, static_argnames="window")
+def _contexts(
+    key: Key, copies: jax.Array, own: jax.Array, shape: jax.Array, flat: jax.Array, windows: jax.Array, *, window: int
+) -> jax.Array:
+    """Contexts `(batch, m)`, `Family.candidates` included: a chunk stays in the first caches."""
+    _, channels, outputs = shape
+
+    def chunk(weights: tuple[jax.Array, jax.Array]) -> jax.Array:
+        flat, windows = (part[:, None] for part in weights)
+        rank = windows * window + jnp.arange(window, dtype=jnp.int32)
+        place = rank * channels + flat // outputs % channels
+        addresses = copies[place] * shape.prod() + flat
+        return context(entries(words(key, addresses.astype(jnp.uint64))) * own[place])
+
+    chunks = [part.reshape(-1, min(part.size, _CHUNK)) for part in (flat, windows)]
+    return jax.lax.map(chunk, tuple(chunks)).reshape(-1, window)

@@ -54,6 +54,7 @@ def frequencies(q: int) -> np.ndarray:
     of_count = [1 + (a**j * (_ONE - a) ** (8 - j) * (_TOTAL - 256) >> 120) for j in range(9)]
     found = np.array(of_count, np.int64)[np.bitwise_count(np.arange(256, dtype=np.uint8))]
     found[0 if a <= _ONE // 2 else 255] += _TOTAL - found.sum()
+    found.setflags(write=False)
     return found
 
 
