@@ -207,7 +207,7 @@ def test_fewest_bits_takes_gains_and_windows_that_code_shorter(share):
 
 
 def test_no_window_up_to_16_will_do_and_larger_ones_are_planned():
-    problems = Problems("layer 'x' kernel", np.array([0.9, 0.5]), 0.0, 1, 2.0**-31, 1e-3)
+    problems = Problems("layer 'x' kernel", np.array([0.9, 0.5]), 0.0, 1, 2.0**-25, 1e-3)
     assert plan_sparsest(problems).window > 16 and plan_fewest_bits(problems).window > 16
     nothing = Problems("layer 'x' kernel", np.zeros(0), 0.0, 1, 0.1, 1e-3)
     assert plan_sparsest(nothing).width == plan_fewest_bits(nothing).width == 1
