@@ -23,7 +23,15 @@ from slth_compile.source.dyadic import PRODUCT_BITS
 from slth_compile.source.layout import FEWEST_BITS, OBJECTIVES, SPARSEST, Gadget, LayerLayout
 from slth_compile.subset_sum import cheapest_windows
 from slth_compile.subset_sum.cheapest_windows import family_costs, solve_cheapest
-from slth_compile.subset_sum.code_length import chunk_size, SLACK, cheapest_within, context, fit, kept_costs, needs_64_bits
+from slth_compile.subset_sum.code_length import (
+    SLACK,
+    cheapest_within,
+    chunk_size,
+    context,
+    fit,
+    kept_costs,
+    needs_64_bits,
+)
 from slth_compile.subset_sum.windows import meets, solve_family
 from slth_compile.ticket.apply import masked_sums
 from slth_compile.ticket.coding import encode_family
