@@ -21,11 +21,12 @@ import numpy as np
 import typer
 from jax import lax
 
-from slth_compile.plan.calibrate import SEED, binned, product_candidates
+from slth_compile.plan.calibrate import SEED, binned
 from slth_compile.plan.calibration import HALF_OCTAVES, NEAR_TARGETS
-from slth_compile.source.dyadic import PRODUCT_BITS
+from slth_compile.source.dyadic import PRODUCT_BITS, masked_sum
 from slth_compile.source.threefry import Key, tensor_key
 from slth_compile.subset_sum.four_list import CENTRES, FORCED, near_subset
+from slth_compile.subset_sum.statistics import products
 
 BLOCK = 1 << 9
 _CHUNK = 8
@@ -37,11 +38,10 @@ def _errors(window: int, key: Key, start: jax.Array, target: jax.Array) -> jax.A
 
     def solve(chunk: jax.Array) -> jax.Array:
         problem = start + chunk * jnp.uint64(_CHUNK) + jnp.arange(_CHUNK, dtype=jnp.uint64)
-        x = product_candidates(window, key, problem)
+        rows = jnp.arange(window, dtype=jnp.uint64)[:, None]
+        x = products(key, (problem * jnp.uint64(window) + rows) * jnp.uint64(2))
         targets = jnp.full(_CHUNK, target)
-        bits = near_subset(x, targets, jnp.full(_CHUNK, -1, jnp.int64))
-        index = jnp.arange(window, dtype=jnp.uint64)[:, None]
-        return jnp.abs(jnp.where((bits >> index) & jnp.uint64(1) == 1, x, 0).sum(0) - target)
+        return jnp.abs(masked_sum(x, near_subset(x, targets, jnp.full(_CHUNK, -1, jnp.int64))) - target)
 
     return lax.map(solve, jnp.arange(BLOCK // _CHUNK, dtype=jnp.uint64)).reshape(-1)
 

@@ -65,7 +65,7 @@ def plan_fewest_bits(problems: Problems) -> Gadget:
     def bits(gadget: Gadget) -> float:
         return fit(problems.magnitudes, problems.spendable, gadget.gain, gadget.window)[1]
 
-    return min(found, key=bits)
+    return found[0] if len(found) == 1 else min(found, key=bits)
 
 
 def _narrow_windows(problems: Problems) -> list[Gadget]:

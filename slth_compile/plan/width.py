@@ -32,7 +32,9 @@ so f' has total variation pi^2/2. Both kernels have mass 1, hence their positive
 
     q(w) <= (1 - s) q(v) + s q(u) + pi^2 h^2 / 32 <= max(q(v), q(u)) + pi^2 h^2 / 32.                              (4)
 
-Laws are taken as continuous; the source's grid is 2^-23 fine, that of its products 2^-46.
+Laws are taken as continuous; the source's grid is 2^-23 fine, that of its products 2^-46. Up to windows of 28 the table
+is of exact optima; where the solver rounds to 32 bits, what that may cost (`subset_sum.problem.rounding`) is taken off
+the tolerance.
 """
 
 from __future__ import annotations
@@ -56,6 +58,7 @@ from slth_compile.plan.calibration import (
 from slth_compile.source.dyadic import PRODUCT_BITS
 from slth_compile.source.layout import MAXIMUM_WIDTH, Gadget
 from slth_compile.subset_sum.meet_in_the_middle import MAXIMUM_WINDOW
+from slth_compile.subset_sum.problem import rounding
 
 SMALLEST_WINDOW, LARGEST_WINDOW = 8, 24
 WINDOW_STEP = 4
@@ -152,7 +155,10 @@ def _least_width(
     if cap < 1:
         return None
     # Half a grid step goes to rounding the target, as much and more to rounding the error.
-    tolerance = np.ldexp(problems.spendable, -gain) - 2.0 ** -(PRODUCT_BITS - 1)
+    lost = 2.0 ** -(PRODUCT_BITS - 1) + rounding(window, float(np.ldexp(problems.tolerance, -gain)))
+    tolerance = np.ldexp(problems.spendable, -gain) - lost
+    if tolerance <= 0:
+        return None
     column = min(HALF_OCTAVES, int(np.ceil(-2 * np.log2(tolerance))))
     if column < 0:
         column = 0

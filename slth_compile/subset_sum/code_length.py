@@ -138,7 +138,7 @@ def fit(weights: np.ndarray, tolerance: float, gain: int, window: int) -> tuple[
     for _ in range(_ROUNDS):
         counts = _solve_sample(sample, targets, allowed, zero, costs, window)
         costs = _costs(counts, costs.tried)
-    return costs, counts.bits / sample.size if counts.unmet <= 0.01 * sample.size else np.inf
+    return costs, counts.bits / max(1, sample.size) if counts.unmet <= 0.01 * sample.size else np.inf
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
