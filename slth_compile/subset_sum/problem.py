@@ -21,6 +21,9 @@ from slth_compile.subset_sum.four_list import near_subset
 from slth_compile.subset_sum.meet_in_the_middle import MAXIMUM_WINDOW, closest_subset
 from slth_compile.subset_sum.one_pass import materialise
 
+WIDE: Any = {"xla_cpu_prefer_vector_width": 512}
+"""Compiler options of the solvers: CPUs that have wide vectors use them; others, and other devices, take no notice."""
+
 NARROW_BITS = 24
 """Binary digits of a problem that is solved in 32 bits, in units of the gain."""
 
@@ -129,7 +132,7 @@ def candidates_of(key: Key, table: Table, flat: jax.Array, numbers: jax.Array, w
     return materialise(entries(words(key, address)) * own.astype(jnp.int64))
 
 
-@functools.partial(jax.jit, static_argnames=("window", "narrow"))
+@functools.partial(jax.jit, static_argnames=("window", "narrow"), compiler_options=WIDE)
 def solve_batch(
     key: Key,
     table: Table,
@@ -210,7 +213,7 @@ def solve_near_batch(
     return subsets, sums
 
 
-@functools.partial(jax.jit, static_argnames=("window", "exact"))
+@functools.partial(jax.jit, static_argnames=("window", "exact"), compiler_options=WIDE)
 def solve_cheapest_batch(
     key: Key,
     table: Table,
