@@ -65,6 +65,7 @@ def compile(
     model_kwargs: Kwargs = "{}",
     input_shape: Shape = None,
     seed: Seed = 0,
+    window: Annotated[int | None, typer.Option(help="Candidates solved together; the plan chooses otherwise.")] = None,
     evaluate: Annotated[str | None, typer.Option(metavar="FILE.npz", help="Labelled data x, y for accuracies.")] = None,
     literal: Annotated[bool, typer.Option(help="Evaluate the literal pruned network on it too.")] = False,
     attack: Annotated[bool, typer.Option(help="Set each bound beside what an attack finds.")] = True,
@@ -80,7 +81,7 @@ def compile(
     target = _model(model, factory, model_kwargs, input_shape)
     shape = parse_shape(input_shape)
     if dry_run:
-        planned = slth_compile.dry_run(target, eps, delta, domain=domains, input_shape=shape)
+        planned = slth_compile.dry_run(target, eps, delta, domain=domains, window=window, input_shape=shape)
         _print_plan(planned, as_json)
         return
     data = None
@@ -94,6 +95,7 @@ def compile(
             delta,
             domain=domains,
             seed=seed,
+            window=window,
             input_shape=shape,
             evaluate=data,
             literal=literal,

@@ -65,7 +65,7 @@ class Plan:
     memory: int
 
 
-def plan(graph: Graph, eps: float, delta: float, domains: Sequence[Domain]) -> Plan:
+def plan(graph: Graph, eps: float, delta: float, domains: Sequence[Domain], window: int | None = None) -> Plan:
     """Tolerances, gains, windows and widths for a target.
 
     Args:
@@ -73,8 +73,10 @@ def plan(graph: Graph, eps: float, delta: float, domains: Sequence[Domain]) -> P
         eps: Allowed difference of any output over all domains, > 0.
         delta: Allowed probability, over seeds, that some weight misses its tolerance; in (0, 1).
         domains: Where eps must hold.
+        window: Candidates solved together, everywhere; None chooses for every gadget.
 
     Raises:
+        InputError: A window that was not measured.
         UnreachableError: eps or delta is out of reach; names the layer and the number.
     """
     positive = nonnegative_nodes(graph, all(domain.is_nonnegative() for domain in domains))
@@ -82,7 +84,7 @@ def plan(graph: Graph, eps: float, delta: float, domains: Sequence[Domain]) -> P
     budget = allocate(graph, eps, domains, signed)
     total = sum(_problems(graph, i, signed[i]) for i in graph.layers)
     layers = tuple(
-        _plan_layer(graph, index, i, signed[i], budget.tolerances[i], delta / total)
+        _plan_layer(graph, index, i, signed[i], budget.tolerances[i], delta / total, window)
         for index, i in enumerate(graph.layers)
     )
     layout = Layout(eps=eps, delta=delta, layers=layers)
@@ -123,7 +125,13 @@ def predict(graph: Graph, layout: Layout, bound: float) -> Plan:
 
 
 def _plan_layer(
-    graph: Graph, index: int, position: int, signed: bool, tolerances: tuple[float, float], share: float
+    graph: Graph,
+    index: int,
+    position: int,
+    signed: bool,
+    tolerances: tuple[float, float],
+    share: float,
+    window: int | None,
 ) -> LayerLayout:
     node = graph.nodes[position]
     assert isinstance(node, Weighted)
@@ -132,13 +140,13 @@ def _plan_layer(
     magnitudes = np.abs(node.kernel[node.kernel != 0])
     error = node.kernel_error * float(magnitudes.max(initial=0.0))
     allowed = share * max(1, magnitudes.size * signs)
-    kernel = plan_gadget(Problems(f"{name} kernel", magnitudes, error, signs, tolerances[0], allowed))
+    kernel = plan_gadget(Problems(f"{name} kernel", magnitudes, error, signs, tolerances[0], allowed), window)
     bias = None
     if node.bias is not None:
         magnitudes = np.abs(node.bias[node.bias != 0])
         error = 0.0 if node.bias_error is None else float(node.bias_error.max())
         allowed = share * max(1, magnitudes.size)
-        bias = plan_gadget(Problems(f"{name} bias", magnitudes, error, 1, tolerances[1], allowed))
+        bias = plan_gadget(Problems(f"{name} bias", magnitudes, error, 1, tolerances[1], allowed), window)
     return LayerLayout(signed=signed, kernel=kernel, bias=bias)
 
 

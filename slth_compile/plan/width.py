@@ -27,14 +27,14 @@ import functools
 import numpy as np
 from scipy import stats
 
-from slth_compile.errors import UnreachableError
+from slth_compile.errors import InputError, UnreachableError
 from slth_compile.plan.calibration import COLUMNS, HALF_OCTAVES, STEPS_PER_OCTAVE, TARGETS, miss_probabilities
 from slth_compile.source.dyadic import PRODUCT_BITS
 from slth_compile.source.layout import MAXIMUM_WIDTH, Gadget
 
 SMALLEST_WINDOW, LARGEST_WINDOW = 8, 24
 WINDOW_STEP = 4
-"""Windows of the plan are its multiples: every size in use is a program to compile."""
+"""Windows the plan chooses are its multiples: every size in use is a program to compile."""
 
 GAINS = 4
 _GRID_STEPS = 4
@@ -68,32 +68,44 @@ class Problems:
         """What a subset may be off by: the tolerance without what folding took of it."""
         return self.tolerance * _INSIDE - self.error
 
+    def counts(self, gain: int) -> np.ndarray:
+        """How many weights, in units of the gain, fall to each column; those within the tolerance need nothing."""
+        return _counts(np.ldexp(self.magnitudes[self.magnitudes > self.spendable], -gain))
 
-def plan_gadget(problems: Problems) -> Gadget:
+
+def plan_gadget(problems: Problems, window: int | None = None) -> Gadget:
     """The gain, window and least width that meet the problems with the allowed probability.
 
     Args:
         problems: Weights, tolerance, probability.
+        window: The window to use; None chooses among the multiples of `WINDOW_STEP`.
 
     Returns:
         The gadget; `failure` is the bound (1) at its width.
 
     Raises:
+        InputError: No window of that size was measured.
         UnreachableError: The tolerance is below the grid, or no width up to `MAXIMUM_WIDTH` suffices.
     """
+    limits_by_window = _grid_limits()
+    if window is not None and window not in limits_by_window:
+        sizes = ", ".join(map(str, limits_by_window))
+        raise InputError(f"window is {window}; expected one of the measured sizes {sizes}")
+    windows = [m for m in limits_by_window if m % WINDOW_STEP == 0] if window is None else [window]
     largest = float(problems.magnitudes.max(initial=0.0))
     if largest == 0:
-        return Gadget(width=1, gain=0, window=SMALLEST_WINDOW, tolerance=problems.tolerance, failure=0.0)
+        return Gadget(width=1, gain=0, window=windows[0], tolerance=problems.tolerance, failure=0.0)
     mantissa, exponent = np.frexp(largest)
     lowest = int(exponent) - int(mantissa == 0.5)
+    counts = problems.counts(lowest)
     best: Gadget | None = None
-    for window, limits in _grid_limits().items():
+    for size in windows:
         # Two candidates more cost twice the time and two mask bits: past the usual windows they must halve the width.
-        cap = MAXIMUM_WIDTH if best is None else best.width // 2 if window > LARGEST_WINDOW else best.width - 1
+        cap = MAXIMUM_WIDTH if best is None else best.width // 2 if size > LARGEST_WINDOW else best.width - 1
         for gain in range(lowest, lowest + GAINS):
             if problems.spendable < np.ldexp(_GRID_STEPS, gain - PRODUCT_BITS):
                 continue
-            gadget = _least_width(problems, gain, window, limits, cap)
+            gadget = _least_width(problems, gain, size, limits_by_window[size], cap, _shifted(counts, gain - lowest))
             if gadget is not None:
                 best, cap = gadget, gadget.width - 1
     if best is not None:
@@ -103,13 +115,17 @@ def plan_gadget(problems: Problems) -> Gadget:
             f"{problems.name}: needs a tolerance of {problems.tolerance:.2e}, below the grid of the source "
             f"({np.ldexp(_GRID_STEPS, lowest - PRODUCT_BITS):.2e}); ask for a larger eps or a smaller domain"
         )
+    pinned = "" if window is None else f" in windows of {window}"
     raise UnreachableError(
         f"{problems.name}: tolerance {problems.tolerance:.2e} with failure probability {problems.failure:.2e} needs "
-        f"more than the {MAXIMUM_WIDTH} copies the format allows; ask for a larger eps or delta, or a smaller domain"
+        f"more than the {MAXIMUM_WIDTH} copies the format allows{pinned}; ask for a larger eps or delta, or a smaller "
+        "domain"
     )
 
 
-def _least_width(problems: Problems, gain: int, window: int, limits: np.ndarray, cap: int) -> Gadget | None:
+def _least_width(
+    problems: Problems, gain: int, window: int, limits: np.ndarray, cap: int, counts: np.ndarray | None = None
+) -> Gadget | None:
     if cap < 1:
         return None
     # Half a grid step goes to rounding the target, as much and more to rounding the error.
@@ -117,24 +133,39 @@ def _least_width(problems: Problems, gain: int, window: int, limits: np.ndarray,
     column = min(HALF_OCTAVES, int(np.ceil(-2 * np.log2(tolerance))))
     if column < 0:
         column = 0
-    counts = _counts(np.ldexp(problems.magnitudes[problems.magnitudes > problems.spendable], -gain))
+    counts = problems.counts(gain) if counts is None else counts
     needed = counts > 0
     counts, q = counts[needed] * problems.signs, limits[needed, column]
     if cap < 1 or 2.0 ** (-column / 2) > tolerance or np.any(q >= 1):
         return None
 
     def failure(width: int) -> float:
-        windows = np.arange(width + 1) // window
-        usable = np.bincount(windows, stats.binom.pmf(np.arange(width + 1), width, 0.5 - 2.0**-24))
+        usable = _usable(width, window)
         return float(counts @ (q[:, None] ** np.arange(usable.size) @ usable)) * _ROUNDING
 
-    low, high = 0, cap
-    if failure(high) > problems.failure:
-        return None
+    # From below: the powers of a narrow width are few.
+    low, high = 0, min(cap, window)
+    while failure(high) > problems.failure:
+        if high == cap:
+            return None
+        low, high = high, min(cap, 2 * high)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if failure(middle) <= problems.failure else (middle, high)
     return Gadget(width=high, gain=gain, window=window, tolerance=problems.tolerance, failure=failure(high))
+
+
+@functools.lru_cache(maxsize=4096)
+def _usable(width: int, window: int) -> np.ndarray:
+    """The law of the number of whole windows among the usable of `width` copies."""
+    windows = np.arange(width + 1) // window
+    return np.bincount(windows, stats.binom.pmf(np.arange(width + 1), width, 0.5 - 2.0**-24))
+
+
+def _shifted(counts: np.ndarray, octaves: int) -> np.ndarray:
+    """The counts at a gain so many octaves up: a target of the grid halved is one of the grid, or near zero."""
+    moved = np.concatenate([np.zeros(STEPS_PER_OCTAVE * octaves, counts.dtype), counts])
+    return np.append(moved[: COLUMNS - 1], moved[COLUMNS - 1 :].sum())
 
 
 def _counts(targets: np.ndarray) -> np.ndarray:
@@ -155,7 +186,7 @@ def _grid_limits() -> dict[int, np.ndarray]:
     shrink = 1 - 2.0 ** (-1 / STEPS_PER_OCTAVE)
     shift = TARGETS[-1] / 2 * (1 + np.log(2 / TARGETS[-1]))
     found = {}
-    for window in (m for m in sizes if m >= SMALLEST_WINDOW and m % WINDOW_STEP == 0):
+    for window in (m for m in sizes if m >= SMALLEST_WINDOW):
         limits = np.zeros_like(table[window])
         for k, probability in enumerate(stats.binom.pmf(np.arange(window + 1), window, 1 - shrink)):
             # A window of k candidates fails no more often than one of the next measured size below.
