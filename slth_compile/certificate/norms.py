@@ -52,8 +52,9 @@ class PointNorms:
         """The same for some of the points."""
         return dataclasses.replace(self, sums={i: sums[rows] for i, sums in self.sums.items()})
 
+    @np.errstate(over="ignore", invalid="ignore")
     def bound(self, tolerances: Mapping[int, tuple[float, float]]) -> np.ndarray:
-        """`B(eta)` of every point, `(samples,)`, for all errors within `(kernel, bias)` tolerances."""
+        """`B(eta)` of every point, `(samples,)`, all errors within `(kernel, bias)` tolerances; may be inf."""
         zero = np.zeros(len(next(iter(self.sums.values()))))
         found = [(zero, zero)]
         for i, node in enumerate(self.graph.nodes[1:], 1):
@@ -63,7 +64,7 @@ class PointNorms:
             else:
                 rho, top = _moved(node, operands, self.graph.shapes[node.inputs[0]])
             found.append((rho, np.minimum(rho, top)))
-        return np.max([found[i][1] for i in self.graph.outputs], 0)
+        return np.nan_to_num(np.max([found[i][1] for i in self.graph.outputs], 0), nan=np.inf, posinf=np.inf)
 
     def _layer(self, i: int, rho: np.ndarray, eta: float, eta_bias: float) -> tuple[np.ndarray, np.ndarray]:
         whole, whole_ones, column, column_ones = self.maps[i]
@@ -84,7 +85,8 @@ def point_norms(graph: Graph, x: np.ndarray) -> PointNorms:
     maps = {i: _map_norms(graph.nodes[i]) for i in graph.layers}
     sums: dict[int, list[list[float]]] = {i: [] for i in graph.layers}
     for point in np.asarray(x, np.float32):
-        values = activations(graph, point[None])
+        with np.errstate(all="ignore"):
+            values = activations(graph, point[None])
         for i in graph.layers:
             node = graph.nodes[i]
             z = window_sums(node, np.abs(values[node.inputs[0]])).astype(np.float64)
@@ -101,12 +103,14 @@ def _map_norms(node: n.Node) -> tuple[float, float, float, float]:
     by_group = np.moveaxis(np.asarray(node.kernel, np.float64).reshape(-1, groups, features), 1, 0)
     overlap, reads = math.sqrt(_overlap(node)), by_group.shape[1]
     largest = max(math.sqrt(_largest_eigenvalue(r)) for r in by_group)
-    columns = math.sqrt(float(np.square(by_group).sum(1).max()))
+    with np.errstate(over="ignore"):
+        columns = math.sqrt(float(np.square(by_group).sum(1).max()))
     return overlap * largest, overlap * math.sqrt(reads * features), columns, math.sqrt(reads)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what overflows is not finite, and bounds nothing
 def _largest_eigenvalue(r: np.ndarray) -> float:
-    """Of `r r^T`, the square of the norm of `r`; NaN and infinity where there are any in it."""
+    """Of `r r^T`, the square of the norm of `r`; infinite where that overflows."""
     gram = r @ r.T if r.shape[0] < r.shape[1] else r.T @ r
     if not np.all(np.isfinite(gram)):
         return math.inf

@@ -31,6 +31,7 @@ FEWEST_ROWS = 2
 Values = list[np.ndarray]
 
 
+@np.errstate(over="ignore", invalid="ignore")  # the bound that is checked in the end is not finite either
 def sensitivities(graph: Graph, x: np.ndarray) -> dict[int, tuple[float, float]]:
     """The largest `(s, s_b)` over points and outputs, by position of the layer.
 

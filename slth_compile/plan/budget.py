@@ -168,7 +168,7 @@ def _shaped(graph: Graph, eps: float, sampled: Sequence[_Regions], signed: dict[
 def _bound(graph: Graph, tolerances: Tolerances, signed: dict[int, bool], regions: _Regions) -> float:
     """`B(eta)` over the regions."""
     if regions.norms is not None:
-        return float(np.nan_to_num(regions.norms.bound(tolerances), nan=np.inf).max())
+        return float(regions.norms.bound(tolerances).max())
     if regions.points:
         return promise_at_points(graph, tolerances, regions.lower)
     leaves = bound_tolerances(graph, tolerances, signed, regions.lower, regions.upper)
