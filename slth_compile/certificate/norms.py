@@ -22,10 +22,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from slth_compile.certificate.activations import activations
+from slth_compile.certificate.difference import THREADS
 from slth_compile.certificate.propagate import window_of
 from slth_compile.certificate.sensitivity import window_sums
 from slth_compile.graph import nodes as n
@@ -82,7 +85,9 @@ def point_norms(graph: Graph, x: np.ndarray) -> PointNorms:
         graph: The folded target.
         x: Points, `(samples, *input_shape)`.
     """
-    maps = {i: _map_norms(graph.nodes[i]) for i in graph.layers}
+    # Eigenvalues gain nothing from threads inside, and lose much where other programs run.
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(THREADS) as pool:
+        maps = dict(zip(graph.layers, pool.map(_map_norms, (graph.nodes[i] for i in graph.layers)), strict=True))
     sums: dict[int, list[list[float]]] = {i: [] for i in graph.layers}
     for point in np.asarray(x, np.float32):
         with np.errstate(all="ignore"):
