@@ -1,12 +1,16 @@
 """A network of ResNet-50's size, compiled by the command line: seconds by stage, memory, bytes, bounds.
 
-    python examples/benchmarks/resnet50.py [WORK/] [--window 16] [--network plain]
+    python examples/benchmarks/resnet50.py [WORK/] [--window 16] [--eps 5e5] [--network plain]
 
 `plain` has 25.5 million weights in eight layers, `resnet50` as many in ResNet-50's own 54. Weights are synthetic: He
 fan-in, batch norms with the statistics of synthetic images. Nothing is downloaded, and nothing depends on how well the
-network classifies. Interval enclosures widen about tenfold a layer in networks with such weights: from 1e-16 they are
-within 1e-6 after eight layers and beyond any use after 54, even at a single point. There only `--network resnet50
---dry-run` is of interest.
+network classifies.
+
+Two numbers are far apart here. eps has to be what *any* errors within the tolerances could do, all 25 million of them
+with the worst signs: windows of 16 meet weights to 1e-4 of the largest, which promises 5e5 for `plain`. The certificate
+encloses what the errors of this ticket do, about 1e-3. And enclosures widen about tenfold a layer in networks with such
+weights: after eight layers rounding alone makes up most of the certificate, after 54 it says nothing, even at a single
+point. So of `resnet50` only the plan is of interest: `--network resnet50 --eps 1e25 --dry-run`.
 """
 
 from __future__ import annotations
@@ -156,7 +160,7 @@ def write_inputs(folder: pathlib.Path, network: str) -> tuple[pathlib.Path, path
 def main(
     folder: Annotated[pathlib.Path | None, typer.Argument(metavar="[WORK/]", help="Where files are kept.")] = None,
     network: Annotated[str, typer.Option(help="plain or resnet50.")] = "plain",
-    eps: str = "1e4",
+    eps: str = "5e5",
     delta: float = 1e-3,
     window: int = 16,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="The plan alone.")] = False,
@@ -192,7 +196,7 @@ def main(
     )
     print(
         f"largest output {certified['measured']['largest_output']:.4g}, eps {summary['asked']['eps']:.4g}, certified "
-        f"{certified['bound']:.4g} (at least {certified['lower']:.4g})"
+        f"{certified['bound']:.4g}, seen {certified['measured']['attack']['value']:.4g}"
     )
     if check:
         _, seconds, memory = _timed([*command, "verify", str(out), "--json"], here)
