@@ -18,6 +18,8 @@ from random_networks import NETWORKS, Case, drawer, random_case
 from slth_compile.certificate import enclosure
 from slth_compile.certificate.difference import LayerErrors, bound_difference, bound_tolerances
 from slth_compile.certificate.enclosure import Interval
+from slth_compile.checker import arithmetic, matrices, products
+from slth_compile.checker.fold import Layer
 from slth_compile.graph import nodes as n
 from slth_compile.graph.evaluate import LayerWeights, evaluate
 from slth_compile.graph.graph import Graph
@@ -198,6 +200,34 @@ def _cancelling_sum_is_enclosed() -> bool:
         arrays = (jnp.asarray(enclosure.arranged(k, window)) for k in (kernel, np.abs(kernel)))
         found = Interval(*map(np.asarray, enclosure.linear_image([enclosure.Term(ones, *arrays)], window, None)))
     return bool(np.all((found.lower <= 0) & (found.upper >= 0)))
+
+
+@pytest.mark.parametrize("rows", [300, 512, 513, 2000])
+def test_long_sums_in_blocks_stay_enclosed(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums that cancel to nothing, by both engines; in blocks their enclosures are narrower than in one piece."""
+    rng = np.random.default_rng(rows)
+    half = rng.normal(0, 1e8, (rows // 2, 3))
+    kernel = rng.permuted(np.concatenate([half, -half, np.zeros((rows % 2, 3))]), axis=0)
+    values = rng.uniform(0.5, 1, (1, rows))
+    exact = [sum(Fraction(v) * Fraction(w) for v, w in zip(values[0], column, strict=True)) for column in kernel.T]
+    window = enclosure.Window(3)
+    ones = Interval(values.T.copy(), values.T.copy())
+    arrays = [enclosure.arranged(k, window) for k in (kernel, np.abs(kernel))]
+    layer = Layer(0, kernel[None], None, None, (), (), (), (), 1)
+
+    def widths() -> tuple[np.ndarray, np.ndarray]:
+        own = enclosure.linear_image([enclosure.Term(ones, *arrays)], window, None)
+        matrix = matrices._matrix(kernel[None], None, 1)
+        ((centre, radius),) = products.enclosed_product(layer, values, None, [matrix])
+        for low, high in ((own.lower[:, 0], own.upper[:, 0]), ((centre - radius)[0], (centre + radius)[0])):
+            assert all(Fraction(a) <= b <= Fraction(c) for a, b, c in zip(low, exact, high, strict=True))
+        return (own.upper - own.lower)[:, 0], 2 * radius[0]
+
+    blocked = widths()
+    for module in (enclosure, arithmetic, products):
+        monkeypatch.setattr(module, "BLOCK", 1 << 20)
+    for narrow, wide in zip(blocked, widths(), strict=True):
+        assert np.all(narrow < wide / 2) == (rows > 1000)
 
 
 def test_layer_weights_semantics_match_the_float_evaluator() -> None:

@@ -18,6 +18,9 @@ from jax import lax
 
 from slth_compile.certificate.rounding import TINY, UNIT_ROUNDOFF, down, gamma, up
 
+BLOCK = 512
+"""Most products that NumPy adds up at once."""
+
 Array = jax.Array | np.ndarray
 
 
@@ -167,8 +170,9 @@ def linear_image(terms: Sequence[Term], window: Window, offset: Offset | None) -
     """All sums of the terms' `K v` over the window, plus the offset.
 
     In centre and radius form, `K (c +- r) = kernel c +- |kernel| r`. Rounding of the first product is at most
-    `gamma |kernel| |c|`; it joins the radius before the second product, whose own rounding the factor `1 + 4 gamma`
-    covers: `(1 + gamma) / (1 - gamma) <= 1 + 4 gamma`, the few elementwise operations being part of the 32 spare terms.
+    `gamma |kernel| |c|`, gamma taken of the roundings that any one summand may meet; it joins the radius before the
+    second product, whose own rounding the factor `1 + 4 gamma` covers: `(1 + gamma) / (1 - gamma) <= 1 + 4 gamma`, the
+    few elementwise operations being part of the 32 spare terms.
 
     Args:
         terms: The summands, of one geometry; values of shape `(spatial..., C, batch)`.
@@ -181,7 +185,7 @@ def linear_image(terms: Sequence[Term], window: Window, offset: Offset | None) -
     xp = library(terms[0].values.lower)
     channels = terms[0].values.lower.shape[-2] // window.groups
     count = 2 * len(terms) * math.prod(window.taps) * channels + 32
-    error = gamma(count)
+    error = gamma(2 * len(terms) * _roundings(window, channels) + 32 if xp is np else count)
     inflate = 1 + 4 * error
     products: list[tuple[Any, Any]] = []
     spreads: list[tuple[Any, Any]] = []
@@ -193,7 +197,8 @@ def linear_image(terms: Sequence[Term], window: Window, offset: Offset | None) -
             products.append((centre, kernel))
             spreads.append(((spread + (relative + error) * size) * inflate + 4 * TINY, magnitude))
         if radius is not None and radius.ndim < 2:
-            sums.append(_window_sums(size * inflate + 4 * TINY, window) * _column(radius, size.ndim))
+            # One sum over all channels, in no blocks.
+            sums.append(_window_sums(size * (1 + 4 * gamma(count)) + 4 * TINY, window) * _column(radius, size.ndim))
         elif radius is not None:
             spreads.append((size * inflate + 4 * TINY, radius))
     sums += [_contract(spreads, window)] if spreads else []
@@ -254,12 +259,27 @@ def _product(values: Any, kernel: Any, window: Window) -> Any:
         values = xp.concatenate([_shifted(values, window, axis, t, 1) for t in range(window.taps[axis])])
     # Row-major operands: XLA's CPU product of a transposed one is three times slower.
     flat = kernel.reshape(-1, len(values)), values.reshape(len(values), -1)
-    result = np.matmul(*flat) if xp is np else lax.dot(*flat, precision=lax.Precision.HIGHEST)
+    result = _blocked(*flat) if xp is np else lax.dot(*flat, precision=lax.Precision.HIGHEST)
     result = result.reshape(*window.taps[:outer], features, *values.shape[1:])
     for axis in reversed(range(outer)):
         by_tap = xp.moveaxis(result, axis, 0)
         parts = [_shifted(part, window, axis, t, axis + 1) for t, part in enumerate(by_tap)]
         result = sum(parts[1:], parts[0])
+    return result
+
+
+def _roundings(window: Window, channels: int) -> int:
+    """How many roundings a product may meet on its way through `_blocked` and the sums over outer taps."""
+    taps = math.prod(window.taps)
+    terms = taps * channels
+    return terms if terms <= BLOCK else BLOCK + -(-terms // BLOCK) + taps
+
+
+def _blocked(kernel: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The product of two matrices as a sum over blocks of what is added up: rounding grows with the longest sum."""
+    result = kernel[:, :BLOCK] @ values[:BLOCK]
+    for start in range(BLOCK, len(values), BLOCK):
+        result += kernel[:, start : start + BLOCK] @ values[start : start + BLOCK]
     return result
 
 
