@@ -53,10 +53,13 @@ def test_never_below_the_exact_difference(network, seed: int, nonnegative: bool,
     case = random_case(network(draw), rng, size, draw, nonnegative)
     lower, upper = random_regions(rng, case.graph.input_shape, nonnegative, coarse)
     found = bound_difference(case.graph, case.errors, lower, upper)
+    # A few regions are enclosed in NumPy, with the radii as they are.
+    few = [bound_difference(case.graph, case.errors, lower[rows], upper[rows]) for rows in (slice(2), slice(2, 4))]
     for region in range(REGIONS):
         for x in inputs_of(rng, lower[region], upper[region])[: 3 if region < 2 else 1]:
-            for leaf, values in zip(found, difference_at(case, x), strict=True):
-                assert is_inside(leaf, region, values)
+            values = difference_at(case, x)
+            for leaf, fewer, exact in zip(found, few[region // 2], values, strict=True):
+                assert is_inside(leaf, region, exact) and is_inside(fewer, region % 2, exact)
             for leaf, values in zip(found, exact_evaluate(case.graph, x, case.target), strict=True):
                 output = dataclasses.replace(leaf, lower=leaf.output_lower, upper=leaf.output_upper)
                 assert is_inside(output, region, values)

@@ -174,9 +174,13 @@ def test_numpy_encloses_as_compiled_programs_do(network, monkeypatch: pytest.Mon
     found = random_case(network(draw), rng, 1e-2, draw, False)
     x = rng.uniform(-1, 1, (2, *found.graph.input_shape))
     upper = x + np.array([0.0, 0.1]).reshape(-1, *(1,) * (x.ndim - 1))
-    eager = difference.bound_difference(found.graph, found.errors, x, upper)
+    errors = {i: difference._coarse(error) for i, error in found.errors.items()}
+    eager = difference.bound_difference(found.graph, errors, x, upper)
+    finer = difference.bound_difference(found.graph, found.errors, x, upper)
     monkeypatch.setattr(difference, "FEW_REGIONS", 0)
     compiled = difference.bound_difference(found.graph, found.errors, x, upper)
+    for a, b in zip(finer, eager, strict=True):
+        assert np.all(b.lower <= a.lower + 1e-13) and np.all(a.upper <= b.upper + 1e-13)
     for a, b in zip(eager, compiled, strict=True):
         for field in dataclasses.fields(a):
             left, right = getattr(a, field.name), getattr(b, field.name)

@@ -111,7 +111,7 @@ def bound_difference(
         return tuple(Difference(*map(np.asarray, leaf)) for leaf in leaves)
     size = min(_power_of_two(chunk_bytes // _bytes_per_region(graph)), _power_of_two(2 * regions - 1))
     with jax.enable_x64(True):
-        layers = {i: jax.tree.map(jnp.asarray, _layer(graph.nodes[i], errors[i])) for i in graph.layers}
+        layers = {i: jax.tree.map(jnp.asarray, _layer(graph.nodes[i], _coarse(errors[i]))) for i in graph.layers}
 
     def chunk(start: int) -> list[list[np.ndarray]]:
         rows = np.minimum(np.arange(start, start + size), regions - 1)
@@ -167,6 +167,17 @@ def bound_tolerances(
             bias_radius=bias if has_bias else None,
         )
     return bound_difference(graph, errors, lower, upper, chunk_bytes=chunk_bytes)
+
+
+def _coarse(errors: LayerErrors) -> LayerErrors:
+    """The errors with one radius an output channel, which costs a sum in place of a product."""
+
+    def coarse(radius: np.ndarray | float | None) -> np.ndarray | float | None:
+        return radius if radius is None or np.ndim(radius) < 2 else np.max(radius, tuple(range(np.ndim(radius) - 1)))
+
+    positive = coarse(errors.positive_radius)
+    assert positive is not None
+    return dataclasses.replace(errors, positive_radius=positive, negative_radius=coarse(errors.negative_radius))
 
 
 def _layer(node: n.Node, errors: LayerErrors) -> Layer:
