@@ -115,7 +115,6 @@ class Compiled:
     @functools.cached_property
     def summary(self) -> Summary:
         """Everything a report shows."""
-        mask_bytes = len(self._stated[ticket_format.MASKS])
         return summarise(
             ticket_id=self.ticket_id,
             graph=self.graph,
@@ -125,7 +124,7 @@ class Compiled:
             errors=self.errors,
             domains=self.domains,
             certificates=self.certificates,
-            mask_bytes=mask_bytes,
+            masks=self._stated[ticket_format.MASKS],
             measured=self.measured,
         )
 
@@ -196,11 +195,10 @@ class Compiled:
 
     @functools.cached_property
     def _stated(self) -> dict[str, bytes]:
-        domains = [domain for domain in self.domains if domain is not None]
-        if len(domains) < len(self.domains):
-            # The digests of inputs that are not here come from the files they were read from.
-            assert self.stated is not None
+        # What was loaded is kept: the same id, and digests of inputs that are not here.
+        if self.stated is not None:
             return dict(self.stated)
+        domains = [domain for domain in self.domains if domain is not None]
         certificates = [certificate.to_json() for certificate in self.certificates]
         return ticket_format.stated_files(self.graph, self.ticket, domains, certificates)
 

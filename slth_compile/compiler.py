@@ -28,7 +28,8 @@ from slth_compile.graph.graph import Graph, target_digest
 from slth_compile.plan.plan import Plan, plan
 from slth_compile.progress import Progress, silent
 from slth_compile.report.summary import AttackRow, Measured
-from slth_compile.request import Domains, checked_request, refuse_seed
+from slth_compile.request import Domains, checked_request, refuse_objective, refuse_seed
+from slth_compile.source.layout import CLOSEST
 from slth_compile.subset_sum.network import solve_network
 from slth_compile.summarise import platform_text
 from slth_compile.ticket.apply import effective_layers
@@ -46,6 +47,7 @@ def compile(
     *,
     domain: Domains | None = None,
     seed: int = 0,
+    objective: str = CLOSEST,
     window: int | None = None,
     input_shape: tuple[int, ...] | None = None,
     batch_axis: int | None = 0,
@@ -68,6 +70,8 @@ def compile(
         delta: Allowed probability, over seeds, that some weight misses its planned tolerance.
         domain: Where the statement holds, one or several; the box [0, 1] where the input shape is known otherwise.
         seed: Seed of the source, 0 <= seed < 2^64. Only this one is ever tried.
+        objective: Which subset within its tolerance every weight takes: `"closest"`; `"sparsest"`, which keeps fewest
+            random weights; `"fewest-bits"`, whose masks code shortest.
         window: Candidates solved together, for every weight; None leaves it to the plan, layer by layer.
         input_shape: Per-sample input shape, where neither model nor domain tells it.
         batch_axis: Axis of the batch in the model's input; None for a model of single samples.
@@ -92,6 +96,7 @@ def compile(
     if workspace is not None:
         workspace.refuse_occupied(resume=resume, force=force)
     refuse_seed(seed)
+    refuse_objective(objective)
     clock = _Clock()
     with clock("plan"):
         asked = checked_request(target_model, eps, delta, domain, input_shape, batch_axis)
@@ -99,7 +104,7 @@ def compile(
         if evaluate is not None:
             evaluate = measure.labelled(folded, evaluate)
         progress("plan", 0, 1)
-        planned = plan(folded, asked.eps, delta, domains, window)
+        planned = plan(folded, asked.eps, delta, domains, objective, window)
         progress("plan", 1, 1)
     try:
         with clock("solve"):
@@ -135,13 +140,15 @@ def dry_run(
     delta: float = 1e-3,
     *,
     domain: Domains | None = None,
+    objective: str = CLOSEST,
     window: int | None = None,
     input_shape: tuple[int, ...] | None = None,
     batch_axis: int | None = 0,
 ) -> Plan:
     """What `compile` would draw and what it would cost; nothing is drawn. Arguments as for `compile`."""
+    refuse_objective(objective)
     asked = checked_request(target_model, eps, delta, domain, input_shape, batch_axis)
-    return plan(asked.folded, asked.eps, delta, asked.domains, window)
+    return plan(asked.folded, asked.eps, delta, asked.domains, objective, window)
 
 
 def load(directory: str | os.PathLike[str]) -> Compiled:

@@ -15,6 +15,7 @@ from slth_compile.frontends.flax import import_model
 from slth_compile.graph.check import check
 from slth_compile.graph.fold import fold
 from slth_compile.graph.graph import Graph
+from slth_compile.source.layout import OBJECTIVES
 
 Domains = Domain | Sequence[Domain]
 
@@ -74,6 +75,16 @@ def refuse_seed(seed: int) -> None:
     """
     if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**64:
         raise InputError(f"seed is {seed}; expected an integer from 0 to 2^64 - 1")
+
+
+def refuse_objective(objective: str) -> None:
+    """Nothing, for one of `source.layout.OBJECTIVES`.
+
+    Raises:
+        InputError: Anything else.
+    """
+    if objective not in OBJECTIVES:
+        raise InputError(f"objective is {objective!r}; expected {', '.join(OBJECTIVES[:-1])} or {OBJECTIVES[-1]}")
 
 
 def _parse_eps(eps: float | str) -> tuple[float, bool]:

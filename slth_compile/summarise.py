@@ -22,7 +22,8 @@ from slth_compile.plan.plan import LayerSize, Plan
 from slth_compile.report.summary import AttackRow, CertificateRow, Evaluation, LayerRow, Measured, Summary
 from slth_compile.source.layout import Gadget, LayerLayout
 from slth_compile.source.network import kernel_shape
-from slth_compile.ticket.masks import SubsetMask, encode
+from slth_compile.ticket.format import mask_sizes
+from slth_compile.ticket.masks import SubsetMask
 from slth_compile.ticket.ticket import Ticket
 
 
@@ -36,14 +37,23 @@ def summarise(
     errors: Mapping[int, LayerErrors],
     domains: Sequence[Domain | None],
     certificates: Sequence[Certificate],
-    mask_bytes: int,
+    masks: bytes,
     measured: Measured,
 ) -> Summary:
-    """The record a report is made from."""
+    """The record a report is made from; `masks` is the content of `masks.safetensors`."""
+    sizes = mask_sizes(masks)
     rows = [
-        _layer_row(folded, position, size, layout, masks, errors[position])
-        for position, size, layout, masks in zip(
-            folded.layers, plan.layers, plan.layout.layers, ticket.masks, strict=True
+        _layer_row(
+            folded,
+            position,
+            size,
+            layout,
+            own,
+            errors[position],
+            8 * sum(sizes[f"{i}.{part}"] for part in own),
+        )
+        for i, (position, size, layout, own) in enumerate(
+            zip(folded.layers, plan.layers, plan.layout.layers, ticket.masks, strict=True)
         )
     ]
     return Summary(
@@ -71,8 +81,9 @@ def summarise(
                 domains, certificates, measured.attacks, measured.largest_outputs, strict=True
             )
         ),
-        mask_bytes=mask_bytes,
+        mask_bytes=len(masks),
         measured=measured,
+        objective=plan.layout.objective,
     )
 
 
@@ -120,10 +131,14 @@ def _layer_row(
     layout: LayerLayout,
     masks: Mapping[str, SubsetMask],
     errors: LayerErrors,
+    coded_bits: int,
 ) -> LayerRow:
     node = graph.nodes[position]
     assert isinstance(node, Weighted)
-    bits = sum(_coded_bits(mask, layout.bias if part == BIAS else layout.kernel) for part, mask in masks.items())
+    largest = largest_error(errors)
+    weights = node.kernel.reshape(-1)
+    if node.bias is not None:
+        weights = np.concatenate([weights, node.bias.reshape(-1)])
     return LayerRow(
         name=size.name,
         kind=_kind(node),
@@ -137,15 +152,32 @@ def _layer_row(
         failure=layout.kernel.failure + (layout.bias.failure if layout.bias else 0.0),
         parameters_v=size.parameters_v,
         parameters_u=size.parameters_u,
-        largest_error=largest_error(errors),
+        largest_error=largest,
         kept=sum(mask.kept for mask in masks.values()),
-        mask_bits=bits,
+        mask_bits=coded_bits,
+        raw_bits=sum(_raw_bits(mask, layout.bias if part == BIAS else layout.kernel) for part, mask in masks.items()),
+        quantiser_bits=quantiser_entropy(weights, largest) * weights.size,
     )
 
 
-def _coded_bits(mask: SubsetMask, gadget: Gadget | None) -> int:
+def quantiser_entropy(weights: np.ndarray, error: float) -> float:
+    """Entropy of a uniform quantiser of the same largest error, bits a weight.
+
+    The quantiser rounds a weight to the nearest multiple of `2 error`; the entropy is that of the distribution of the
+    rounded weights as they are, `sum over values v of (n_v / n) log2(n / n_v)`. It is therefore at most `log2(n)`.
+
+    Args:
+        weights: The n weights of a layer.
+        error: Largest error of the ticket's, in their units; with 0 the weights are taken as they are.
+    """
+    rounded = np.rint(weights / (2 * error)) if error > 0 else weights
+    counts = np.unique(rounded, return_counts=True)[1]
+    return float(np.sum(counts * np.log2(weights.size / counts)) / max(1, weights.size))
+
+
+def _raw_bits(mask: SubsetMask, gadget: Gadget | None) -> int:
     assert gadget is not None
-    return 8 * sum(stream.nbytes for stream in encode(mask, gadget.window))
+    return mask.raw_bits(gadget.window)
 
 
 def _kind(node: Weighted) -> str:

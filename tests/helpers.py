@@ -12,20 +12,25 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import factories
+import mask_code
 import numpy as np
 import safetensors.numpy
 
 from slth_compile.certificate.certificate import certify_domain
 from slth_compile.certificate.weight_errors import weight_errors
-from slth_compile.constructions.da_cunha import families
+from slth_compile.constructions.da_cunha import Family, families
 from slth_compile.errors import InputError, VerificationError
 from slth_compile.graph.check import nonnegative_nodes
 from slth_compile.graph.fold import fold
+from slth_compile.graph.graph import graph_from_json
+from slth_compile.source.layout import Gadget, LayerLayout
+from slth_compile.source.network import drawn_entries
 from slth_compile.ticket import format as ticket_format
 from slth_compile.ticket.apply import effective_layers
 
@@ -219,32 +224,42 @@ def falsehoods(directory: Path) -> set[str]:
     return failing
 
 
+def family_of(parts: Parts, name: str) -> Family:
+    """The problems of one part, `layer.part`, as the parts state them."""
+    manifest, (layer, part) = parts.manifest, name.split(".")
+    graph = fold(graph_from_json(manifest["graph"], parts.target, tuple(manifest["output_names"])))
+    plan = manifest["layers"][int(layer)]
+    bias = None if plan["bias"] is None else Gadget(**plan["bias"])
+    layout = LayerLayout(signed=plan["signed"], kernel=Gadget(**plan["kernel"]), bias=bias)
+    found = families(manifest["seed"], int(layer), graph.nodes[graph.layers[int(layer)]], layout)
+    return next(family for family in found if family.part == part)
+
+
+def contexts_of(family: Family) -> Callable[[int, int], list[int]]:
+    """The contexts of a weight's candidates in a window; zeros where there is no such window."""
+
+    def contexts(weight: int, number: int) -> list[int]:
+        flat = np.array([weight])
+        if number >= family.windows[family.channel(flat)[0]]:
+            return [0] * family.gadget.window
+        addresses, own = family.candidates(flat, np.array([number]))
+        products = drawn_entries(family.key, addresses[:, 0]) * own[:, 0]
+        return [mask_code.context(int(product)) for product in products]
+
+    return contexts
+
+
 def unpacked(parts: Parts, name: str, weights: int) -> tuple[list[int], list[int]]:
     """Windows and subsets of one part, decoded bit by bit."""
-    layer, part = name.split(".")
-    window = parts.gadget(int(layer), part)["window"]
-    unary = np.unpackbits(parts.masks[f"{name}.windows"], bitorder="little")
-    windows, run = [], 0
-    for bit in unary:
-        if len(windows) == weights:
-            break
-        if bit:
-            run += 1
-        else:
-            windows.append(run)
-            run = 0
-    bits = np.unpackbits(parts.masks[f"{name}.subsets"], bitorder="little")
-    return windows, [int(sum(int(bits[w * window + i]) << i for i in range(window))) for w in range(weights)]
+    family = family_of(parts, name)
+    return mask_code.decode(parts.masks[name].tobytes(), weights, family.gadget.window, contexts_of(family))
 
 
-def repack(parts: Parts, name: str, windows: list[int], subsets: list[int]) -> None:
-    """Writes windows and subsets back."""
-    layer, part = name.split(".")
-    window = parts.gadget(int(layer), part)["window"]
-    unary = [bit for k in windows for bit in [1] * k + [0]]
-    fixed = [subset >> i & 1 for subset in subsets for i in range(window)]
-    for kind, bits in (("windows", unary), ("subsets", fixed)):
-        parts.masks[f"{name}.{kind}"] = np.packbits(np.array(bits, np.uint8), bitorder="little")
+def repack(parts: Parts, name: str, windows: list[int], subsets: list[int], empty: list[int] | None = None) -> None:
+    """Writes windows and subsets back; `empty` may lie about which subsets are."""
+    family = family_of(parts, name)
+    raw = mask_code.encode(windows, subsets, contexts_of(family), family.gadget.window, empty)
+    parts.masks[name] = np.frombuffer(raw, np.uint8)
 
 
 # ---------------------------------------------------------------- the command in a process of its own

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -16,6 +17,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import mask_code
 import numpy as np
 import pytest
 
@@ -23,7 +25,6 @@ from slth_compile.checker import verify
 from slth_compile.checker.__main__ import main
 from slth_compile.checker.arithmetic import Interval, dyadic, from_centre, to_centre, two_product
 from slth_compile.checker.bounds import output_bounds
-from slth_compile.checker.decode import decode_mask
 from slth_compile.checker.domain import Domain
 from slth_compile.checker.fold import Layer, fold
 from slth_compile.checker.graph import Graph, parse_graph
@@ -74,8 +75,9 @@ def safetensors_bytes(tensors: dict[str, tuple[str, tuple[int, ...], bytes]]) ->
 class Written:
     """The parts of a ticket, to be tampered with and signed again."""
 
-    def __init__(self, manifest: dict, masks: dict, target: dict, domain: dict, claims: list) -> None:
-        self.manifest, self.masks, self.target, self.domain, self.claims = manifest, masks, target, domain, claims
+    def __init__(self, manifest: dict, coded: dict[str, Coded], target: dict, domain: dict, claims: list) -> None:
+        self.manifest, self.coded, self.target, self.domain, self.claims = manifest, coded, target, domain, claims
+        self.masks = {name: part.tensor() for name, part in coded.items()}
 
     def sign_target(self) -> None:
         """Makes the target's digest right."""
@@ -111,17 +113,6 @@ class Written:
         return directory
 
 
-def unary(windows: list[int]) -> np.ndarray:
-    """Packed unary codes."""
-    return np.packbits(np.array([bit for k in windows for bit in [1] * k + [0]], np.uint8), bitorder="little")
-
-
-def fixed(subsets: list[int], width: int) -> np.ndarray:
-    """Packed subsets."""
-    bits = [subset >> i & 1 for subset in subsets for i in range(width)]
-    return np.packbits(np.array(bits, np.uint8), bitorder="little")
-
-
 def brute_force(weight: float, candidates: np.ndarray, gain: int, window: int, tolerance: float) -> tuple[int, int]:
     """The first window with a subset within the tolerance, and that subset."""
     choices = np.array(list(itertools.product((0, 1), repeat=window)))[:, ::-1]
@@ -133,13 +124,33 @@ def brute_force(weight: float, candidates: np.ndarray, gain: int, window: int, t
     raise AssertionError("no subset within the tolerance: widen the test's gadget")
 
 
+@dataclasses.dataclass
+class Coded:
+    """The mask of one part, and what it takes to code it: all usable candidates of each weight."""
+
+    windows: list[int]
+    subsets: list[int]
+    candidates: list[list[int]]
+    window: int
+
+    def tensor(self, empty: list[int] | None = None) -> tuple[str, tuple[int, ...], bytes]:
+        """The stored code; a window that does not exist has candidates 0."""
+
+        def contexts(weight: int, number: int) -> list[int]:
+            own = self.candidates[weight][number * self.window : (number + 1) * self.window]
+            return [mask_code.context(value) for value in own + [0] * (self.window - len(own))]
+
+        raw = mask_code.encode(self.windows, self.subsets, contexts, self.window, empty)
+        return "U8", (len(raw),), raw
+
+
 def gadget_masks(
     seed: int, layer: int, tensors: tuple[int, int], kernel: np.ndarray, groups: int, gadget: dict, sign: int
 ):
-    """Coded masks of one sign of a kernel of canonical shape `(P, C, S/groups)`."""
+    """The mask of one sign of a kernel of canonical shape `(P, C, S/groups)`."""
     taps, channels, outputs = kernel.shape
     inputs, window = channels // groups, gadget["window"]
-    windows, subsets = [], []
+    windows, subsets, offered = [], [], []
     for p, t, s in np.ndindex(kernel.shape):
         u = [
             scalar_entry(seed, layer, tensors[0], (j * channels + t) * inputs + t % inputs)
@@ -147,11 +158,12 @@ def gadget_masks(
         ]
         usable = [j for j, value in enumerate(u) if value * sign > 0]
         v = [scalar_entry(seed, layer, tensors[1], ((j * taps + p) * channels + t) * outputs + s) for j in usable]
-        candidates = np.array([u[j] * w for j, w in zip(usable, v, strict=True)])
+        offered.append([u[j] * w for j, w in zip(usable, v, strict=True)])
+        candidates = np.array(offered[-1])
         choice = brute_force(float(kernel[p, t, s]), candidates, gadget["gain"], window, gadget["tolerance"])
         windows.append(choice[0])
         subsets.append(choice[1])
-    return [("U8", (len(raw),), raw.tobytes()) for raw in (unary(windows), fixed(subsets, window))]
+    return Coded(windows, subsets, offered, window)
 
 
 GADGET = {"width": 80, "gain": 0, "window": 8, "tolerance": 0.05, "failure": 1e-5}
@@ -178,7 +190,7 @@ def write(graph: dict, target: dict, layers: list, domains: list, domain: dict, 
     for name, tensor in target.items():
         node, field = name.split(".")
         graph["nodes"][int(node)][field] = described(tensor)
-    masks: dict[str, Any] = {}
+    coded: dict[str, Coded] = {}
     plans = []
     for i, (signed, groups, kernel, bias) in enumerate(layers):
         parts = {"positive": (kernel, (0, 1), groups, 1)}
@@ -187,16 +199,16 @@ def write(graph: dict, target: dict, layers: list, domains: list, domain: dict, 
         if bias is not None:
             parts["bias"] = (np.asarray(bias)[None, None], (2, 3), 1, 1)
         for part, (weights, tensors, g, sign) in parts.items():
-            coded = gadget_masks(seed, i, tensors, weights, g, GADGET, sign)
-            masks[f"{i}.{part}.windows"], masks[f"{i}.{part}.subsets"] = coded
+            coded[f"{i}.{part}"] = gadget_masks(seed, i, tensors, weights, g, GADGET, sign)
         plans.append({"signed": signed, "kernel": dict(GADGET), "bias": None if bias is None else dict(GADGET)})
     manifest = {
         "format": "slth-ticket",
-        "version": 1,
+        "version": 2,
         "generator": "threefry2x32-20-v1",
         "seed": seed,
         "eps": 100.0,
         "delta": 1e-3,
+        "objective": "closest",
         "graph": graph,
         "output_names": [""] * len(graph["outputs"]),
         "target_digest": "",
@@ -204,7 +216,7 @@ def write(graph: dict, target: dict, layers: list, domains: list, domain: dict, 
         "domains": [{"kind": kind, "digest": "", "stored": True} for kind in domains],
         "files": {},
     }
-    return Written(manifest, masks, target, domain, claims)
+    return Written(manifest, coded, target, domain, claims)
 
 
 def claim(i: int, kind: str, figures: list[list[float]]) -> dict[str, Any]:
@@ -300,41 +312,6 @@ def test_entries_agree_with_a_scalar_generator():
     addresses = np.array([0, 1, 2, 12345, (1 << 33) + 1, (1 << 45) + 6])
     found = entries(tensor_key(0x123456789ABCDEF0, 3, 1), addresses)
     assert found.tolist() == [scalar_entry(0x123456789ABCDEF0, 3, 1, int(i)) for i in addresses]
-
-
-def coded(array: np.ndarray) -> Tensor:
-    """A stored byte tensor."""
-    return Tensor("U8", array.shape, array)
-
-
-@pytest.mark.parametrize("window", [1, 5, 8, 13, 32])
-def test_decode_inverts_the_code(window):
-    """Windows and subsets of every width come back."""
-    rng = np.random.default_rng(window)
-    subsets = [int(v) for v in rng.integers(0, 1 << window, 5000)]
-    windows = [int(k) if s else 0 for k, s in zip(rng.integers(0, 4, 5000), subsets, strict=True)]
-    mask = decode_mask(coded(unary(windows)), coded(fixed(subsets, window)), 5000, window, "test")
-    assert mask.windows.tolist() == windows
-    assert mask.subsets.tolist() == subsets
-
-
-@pytest.mark.parametrize(
-    ("windows", "subsets"),
-    [
-        (b"\x00\x00", b"\x00\x00\x00"),  # a byte too many
-        (b"\x08", b"\x00\x00\x00"),  # a one in the padding
-        (b"\x01", b"\x00\x00\x00"),  # an empty subset in window 1
-        (b"\xff", b"\x01\x01\x01"),  # too few codes
-        (b"", b"\x01\x01\x01"),
-        (b"\x00", b"\x01\x01"),
-        (b"\x00", b"\x01\x01\x01\x00"),
-    ],
-)
-def test_decode_refuses_other_codes(windows, subsets):
-    """Three weights, windows of eight: only the canonical code is read."""
-    parts = (coded(np.frombuffer(raw, np.uint8)) for raw in (windows, subsets))
-    with pytest.raises(VerificationError, match="masks"):
-        decode_mask(*parts, 3, 8, "test")
 
 
 def test_products_and_dyadics_are_exact():
@@ -786,8 +763,7 @@ def test_counts(tmp_path):
     """Weights, random parameters and kept candidates of the dense ticket."""
     verdict = verify(DENSE.save(tmp_path))
     assert (verdict.weights, verdict.parameters_u, verdict.parameters_v) == (6, 80 * 4 + 80, 80 * 4 + 80 * 2)
-    packed = b"".join(DENSE.masks[f"0.{part}.subsets"][2] for part in ("positive", "bias"))
-    assert verdict.kept == int.from_bytes(packed, "little").bit_count()
+    assert verdict.kept == sum(subset.bit_count() for part in DENSE.coded.values() for subset in part.subsets)
 
 
 def test_bound_is_the_formula_on_one_layer(tmp_path):
@@ -799,9 +775,7 @@ def test_bound_is_the_formula_on_one_layer(tmp_path):
 
     def effective(part: str, tensors: tuple[int, int], shape: tuple[int, int], t: int, s: int) -> Fraction:
         at = t * shape[1] + s
-        subset = DENSE.masks[f"0.{part}.subsets"][2][at]
-        bits = np.unpackbits(np.frombuffer(DENSE.masks[f"0.{part}.windows"][2], np.uint8), bitorder="little")
-        k = np.diff(np.flatnonzero(bits == 0), prepend=-1)[at] - 1
+        subset, k = DENSE.coded[f"0.{part}"].subsets[at], DENSE.coded[f"0.{part}"].windows[at]
         c = shape[0]
         u = [scalar_entry(seed, 0, tensors[0], (j * c + t) * c + t) for j in range(gadget["width"])]
         usable = [j for j, value in enumerate(u) if value > 0][k * 8 : k * 8 + 8]
@@ -820,12 +794,22 @@ def test_bound_is_the_formula_on_one_layer(tmp_path):
     assert recomputed == pytest.approx(float(worst), rel=1e-12)
 
 
-def flip(name: str, at: int = 0) -> Callable[[Written], None]:
+def flip(name: str, weight: int, bit: int) -> Callable[[Written], None]:
     """Flips a bit of a mask."""
 
     def change(ticket: Written) -> None:
-        dtype, shape, raw = ticket.masks[name]
-        ticket.masks[name] = dtype, shape, bytes([raw[0] ^ (1 << at)]) + raw[1:]
+        ticket.coded[name].subsets[weight] ^= 1 << bit
+        ticket.masks[name] = ticket.coded[name].tensor()
+
+    return change
+
+
+def cut(name: str, end: int | None, more: bytes = b"") -> Callable[[Written], None]:
+    """A code without its end, and more bytes."""
+
+    def change(ticket: Written) -> None:
+        raw = ticket.masks[name][2][:end] + more
+        ticket.masks[name] = ("U8", (len(raw),), raw)
 
     return change
 
@@ -855,7 +839,7 @@ def smaller(ticket: Written) -> None:
 def unsign(ticket: Written) -> None:
     """A layer on signed input that claims one sign."""
     ticket.manifest["layers"][0]["signed"] = False
-    del ticket.masks["0.negative.windows"], ticket.masks["0.negative.subsets"]
+    del ticket.masks["0.negative"]
 
 
 def inner_softmax(ticket: Written) -> None:
@@ -864,13 +848,19 @@ def inner_softmax(ticket: Written) -> None:
 
 
 def recode(*windows: int) -> Callable[[Written], None]:
-    """Other window codes for the bias."""
+    """Other windows for the bias."""
 
     def change(ticket: Written) -> None:
-        raw = unary(list(windows))
-        ticket.masks["0.bias.windows"] = ("U8", (len(raw),), raw.tobytes())
+        ticket.coded["0.bias"].windows = list(windows)
+        ticket.masks["0.bias"] = ticket.coded["0.bias"].tensor()
 
     return change
+
+
+def unflagged(ticket: Written) -> None:
+    """A weight that keeps nothing and is not said to."""
+    ticket.coded["0.bias"].subsets[0] = 0
+    ticket.masks["0.bias"] = ticket.coded["0.bias"].tensor([0, 0])
 
 
 def negative_box(ticket: Written) -> None:
@@ -879,12 +869,24 @@ def negative_box(ticket: Written) -> None:
 
 
 TAMPERINGS: dict[str, tuple[Written, Callable[[Written], Any], set[str]]] = {
-    "mask": (DENSE, flip("0.positive.subsets", 6), {"tolerance"}),
+    "mask": (DENSE, flip("0.positive", 0, 6), {"tolerance"}),
     "window": (DENSE, recode(20, 0), {"masks"}),
     "far window": (DENSE, recode(0, 5), {"masks"}),
-    "padding": (DENSE, lambda t: t.masks.update({"0.bias.windows": ("U8", (1,), b"\x80")}), {"masks"}),
-    "extra mask": (DENSE, lambda t: t.masks.update({"9.bias.windows": ("U8", (1,), b"\0")}), {"masks"}),
-    "missing mask": (DENSE, lambda t: t.masks.pop("0.bias.windows"), {"masks"}),
+    "endless window": (DENSE, recode(0, 60000), {"masks"}),
+    "empty": (DENSE, unflagged, {"masks"}),
+    "a word more": (DENSE, cut("0.bias", None, bytes(4)), {"masks"}),
+    "a byte more": (DENSE, cut("0.bias", None, bytes(1)), {"masks"}),
+    "a word less": (DENSE, cut("0.bias", -4), {"masks"}),
+    "no words": (DENSE, cut("0.bias", 11), {"masks"}),
+    "no code": (DENSE, cut("0.bias", 0), {"masks"}),
+    "extra mask": (DENSE, lambda t: t.masks.update({"9.bias": ("U8", (1,), b"\0")}), {"masks"}),
+    "missing mask": (DENSE, lambda t: t.masks.pop("0.bias"), {"masks"}),
+    "mask of another type": (DENSE, lambda t: t.masks.update({"0.bias": stored(np.zeros(8))}), {"masks"}),
+    "mask of another shape": (
+        DENSE,
+        lambda t: t.masks.update({"0.bias": ("U8", (len(t.masks["0.bias"][2]), 1), t.masks["0.bias"][2])}),
+        {"masks"},
+    ),
     "target weight": (DENSE, retarget, {"tolerance"}),
     "infinite weight": (DENSE, lambda t: t.target.update({"1.bias": stored([1, np.inf], "F16")}), {"weights"}),
     "seed": (DENSE, put("seed", 8), {"tolerance", "masks"}),
@@ -910,7 +912,7 @@ TAMPERINGS: dict[str, tuple[Written, Callable[[Written], Any], set[str]]] = {
     "eps zero": (DENSE, put("eps", 0.0), {"eps"}),
     "delta": (DENSE, put("delta", 1.0), {"delta"}),
     "failure": (DENSE, put("layers", 0, "kernel", "failure", 2e-3), {"delta"}),
-    "version": (DENSE, put("version", 2), {"version"}),
+    "version": (DENSE, put("version", 1), {"version"}),
     "generator": (DENSE, put("generator", "threefry2x32-20-v2"), {"version"}),
     "unknown key": (DENSE, put("extra", 1), {"format"}),
     "operation": (DENSE, put("graph", "nodes", 1, "op", "gelu"), {"target"}),

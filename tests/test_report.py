@@ -9,15 +9,19 @@ import math
 from html.parser import HTMLParser
 
 import jsonschema
+import numpy as np
 import pytest
 
-from slth_compile.report import numbers, statements
+from slth_compile.report import construction, numbers, statements
 from slth_compile.report.card import render_card
 from slth_compile.report.html import render_html
 from slth_compile.report.markdown import escape, render_markdown
 from slth_compile.report.record import summary_json
 from slth_compile.report.schema import certificate_schema
 from slth_compile.report.summary import AttackRow, CertificateRow, Evaluation, LayerRow, Measured, Summary
+from slth_compile.report.terminal import render_terminal
+from slth_compile.summarise import quantiser_entropy
+from slth_compile.ticket.masks import SubsetMask
 
 HOSTILE = '<script>alert("1")</script> | $x_1^ `a` [b](http://c) \\ \n id="axes_1" url(#p) #010203'
 TICKET_ID, TARGET_DIGEST = "3f1a" * 16, "9c0b" * 16
@@ -69,6 +73,8 @@ def layer(**changes: object) -> LayerRow:
         largest_error=3.0511e-5,
         kept=1_232,
         mask_bits=2_683,
+        raw_bits=2_901,
+        quantiser_bits=1_402.5,
     )
     return dataclasses.replace(row, **changes)
 
@@ -298,7 +304,17 @@ ODD = {
     "no certificate": {"certificates": ()},
     "zeros": {
         "layers": (
-            layer(weights=0, kept=0, mask_bits=0, parameters_v=0, parameters_u=0, tolerance=0.0, largest_error=0.0),
+            layer(
+                weights=0,
+                kept=0,
+                mask_bits=0,
+                raw_bits=0,
+                quantiser_bits=0.0,
+                parameters_v=0,
+                parameters_u=0,
+                tolerance=0.0,
+                largest_error=0.0,
+            ),
         ),
         "certificates": (
             dataclasses.replace(
@@ -500,3 +516,43 @@ def test_schema_refuses_missing_fields(field: str) -> None:
 def test_schema_refuses_other_documents(document: object) -> None:
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(document, certificate_schema())
+
+
+# ---------------------------------------------------------------- bits a weight
+
+
+def test_bits_a_weight_are_printed_raw_coded_and_of_a_quantiser():
+    """In the terminal, the page, the text and the record, for every layer and in total."""
+    row = layer(weights=100, raw_bits=2_711, mask_bits=1_922, quantiser_bits=1_433.0)
+    other = layer(name="logits", weights=300, raw_bits=6_000, mask_bits=5_000, quantiser_bits=4_000.0)
+    whole = summary(layers=(row, other))
+    per_layer, total = ("27.1", "19.2", "14.3"), ("21.8", "17.3", "13.6")
+    lines = render_terminal(whole).splitlines()
+    assert tuple(next(line for line in lines if line.startswith("conv1")).split()[-3:]) == per_layer
+    size = next(line for line in lines if line.startswith("size"))
+    assert all(figure in size for figure in total)
+    cells = [[cell.text for cell in r] for r in construction.costs(whole).rows]
+    assert tuple(cells[0][-3:]) == per_layer and tuple(cells[-1][-3:]) == total
+    for page in (render_html(whole), render_markdown(whole)):
+        assert all(figure in page for figure in per_layer + total)
+    size = json.loads(json.dumps(summary_json(whole)))["size"]
+    found = (size["raw_bits_per_weight"], size["mask_bits_per_weight"], size["quantiser_bits_per_weight"])
+    assert found == (8_711 / 400, 6_922 / 400, 5_433 / 400)
+
+
+def test_the_quantiser_is_the_stated_one():
+    """Rounded to multiples of twice the error, entropy of what is there; with error 0, of the weights themselves."""
+    weights = np.array([0.0, 0.09, -0.09, 0.11, 0.29, -0.31, 5.0, 5.01])
+    # Multiples of 0.2: 0 0 0 0.2 0.2 -0.4 5 5
+    expected = sum(k / 8 * math.log2(8 / k) for k in (3, 2, 1, 2))
+    assert quantiser_entropy(weights, 0.1) == pytest.approx(expected, rel=1e-12)
+    assert quantiser_entropy(weights, 0.0) == pytest.approx(3.0)
+    assert quantiser_entropy(np.zeros(5), 0.1) == 0.0
+    assert quantiser_entropy(np.random.default_rng(0).normal(size=200_000), 0.005) == pytest.approx(
+        0.5 * math.log2(2 * math.pi * math.e) - math.log2(0.01), abs=0.01
+    )
+
+
+def test_raw_bits_are_unary_windows_and_a_bit_a_candidate():
+    mask = SubsetMask(np.array([0, 3, 1], np.uint16), np.array([0, 5, 1], np.uint32))
+    assert mask.raw_bits(7) == (1 + 4 + 2) + 3 * 7

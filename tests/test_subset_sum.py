@@ -1,4 +1,4 @@
-"""The solver against exhaustive search, and masks through their code."""
+"""The solver against exhaustive search."""
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from slth_compile.errors import InputError
 from slth_compile.source.dyadic import masked_sum
 from slth_compile.subset_sum.meet_in_the_middle import closest_subset
-from slth_compile.ticket.masks import SubsetMask, decode, encode
 
 SOLVE = jax.jit(closest_subset)
 
@@ -68,38 +66,3 @@ def test_masked_sum_reads_candidate_i_from_bit_i():
     candidates = np.array([[1], [10], [100]])
     with jax.enable_x64(True):
         assert int(masked_sum(jnp.asarray(candidates), jnp.asarray([0b101], jnp.uint32))[0]) == 101
-
-
-@st.composite
-def masks(draw):
-    window = draw(st.integers(8, 24))
-    shape = draw(st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4)))
-    windows = draw(hnp.arrays(np.uint16, shape, elements=st.integers(0, 40)))
-    subsets = draw(hnp.arrays(np.uint32, shape, elements=st.integers(0, 2**window - 1)))
-    return window, SubsetMask(windows, subsets)
-
-
-@given(masks())
-def test_masks_survive_their_code(case):
-    window, mask = case
-    again = decode(*encode(mask, window), window, mask.windows.shape)
-    assert np.array_equal(again.windows, mask.windows) and np.array_equal(again.subsets, mask.subsets)
-
-
-def test_the_mask_code_is_the_documented_one():
-    mask = SubsetMask(np.array([[[2, 0]]], np.uint16), np.array([[[0b00000011, 0b10000000]]], np.uint32))
-    windows, subsets = encode(mask, 8)
-    # Two ones and a zero, then a zero; least significant bit first.
-    assert windows.tolist() == [0b0011] and subsets.tolist() == [3, 128]
-
-
-@given(masks(), st.data())
-def test_damaged_streams_are_refused_or_read_as_another_mask(case, data):
-    window, mask = case
-    windows, subsets = encode(mask, window)
-    with pytest.raises(InputError):
-        decode(windows[:-1], subsets, window, mask.windows.shape)
-    with pytest.raises(InputError):
-        decode(windows, subsets[:-1], window, mask.windows.shape)
-    with pytest.raises(InputError):
-        decode(np.append(windows, np.uint8(data.draw(st.integers(0, 255)))), subsets, window, mask.windows.shape)

@@ -8,9 +8,21 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import mask_code
 import numpy as np
 import pytest
-from helpers import Parts, Unclear, copy_ticket, falsehoods, repack, sha256, take_apart, unpacked
+from helpers import (
+    Parts,
+    Unclear,
+    contexts_of,
+    copy_ticket,
+    falsehoods,
+    family_of,
+    repack,
+    sha256,
+    take_apart,
+    unpacked,
+)
 
 import slth_compile as slth
 from slth_compile.checker import verify
@@ -204,7 +216,7 @@ def mask_bit_with_room(parts: Parts, rng: Random) -> None:
 def other_window(parts: Parts, rng: Random) -> None:
     name = str(rng.choice(sorted(PARTS)))
     windows, subsets = unpacked(parts, name, PARTS[name])
-    at = rng.integers(len(windows))
+    at = rng.choice(np.flatnonzero(subsets))
     windows[at] = windows[at] + 1 if windows[at] == 0 or rng.random() < 0.5 else windows[at] - 1
     repack(parts, name, windows, subsets)
 
@@ -212,26 +224,61 @@ def other_window(parts: Parts, rng: Random) -> None:
 def far_window(parts: Parts, rng: Random) -> None:
     name = str(rng.choice(sorted(PARTS)))
     windows, subsets = unpacked(parts, name, PARTS[name])
-    kept = [i for i, subset in enumerate(subsets) if subset]
-    windows[rng.choice(kept)] = 6
+    windows[rng.choice(np.flatnonzero(subsets))] = 6
     repack(parts, name, windows, subsets)
 
 
-def empty_in_window(parts: Parts, rng: Random) -> None:
+def empty_but_kept(parts: Parts, rng: Random) -> None:
+    """A weight that keeps nothing without the flag that says so."""
     name = str(rng.choice(sorted(PARTS)))
     windows, subsets = unpacked(parts, name, PARTS[name])
+    empty = [int(subset == 0) for subset in subsets]
     at = rng.integers(len(windows))
-    windows[at], subsets[at] = 1, 0
-    repack(parts, name, windows, subsets)
+    subsets[at], empty[at] = 0, 0
+    repack(parts, name, windows, subsets, empty)
+
+
+def code_bit(parts: Parts, rng: Random) -> None:
+    """A code changed as bytes."""
+    name = str(rng.choice(sorted(PARTS)))
+    raw = parts.masks[name].copy()
+    raw[rng.integers(len(raw))] ^= 1 << int(rng.integers(8))
+    parts.masks[name] = raw
+
+
+def code_length(words: int) -> Callable[[Parts, Random], None]:
+    """Words more, or less, at the end of a code."""
+
+    def change(parts: Parts, rng: Random) -> None:
+        name = str(rng.choice(sorted(PARTS)))
+        raw = parts.masks[name].tobytes()
+        raw = raw[: 4 * words] if words < 0 else raw + rng.bytes(4 * words)
+        parts.masks[name] = np.frombuffer(raw, np.uint8)
+
+    return change
+
+
+def other_probability(parts: Parts, rng: Random) -> None:
+    """The same mask coded with a probability next to the nearest."""
+    name = str(rng.choice(sorted(PARTS)))
+    windows, subsets = unpacked(parts, name, PARTS[name])
+    family = family_of(parts, name)
+    empty = [int(subset == 0) for subset in subsets]
+    sequences = mask_code.sequences_of(empty, windows, subsets, contexts_of(family), family.gadget.window)
+    numbers = [mask_code.nearest(bits) for bits in sequences]
+    at = rng.choice(np.flatnonzero(numbers))
+    numbers[at] += 1 if numbers[at] < 255 else -1
+    words = mask_code.lane_words(sequences, numbers, 1)
+    raw = mask_code.assemble(len(sequences) - 9, numbers, words)
+    parts.masks[name] = np.frombuffer(raw, np.uint8)
 
 
 def no_mask(parts: Parts, rng: Random) -> None:
-    name = f"{rng.choice(sorted(PARTS))}.{rng.choice(['windows', 'subsets'])}"
-    del parts.masks[name]
+    del parts.masks[str(rng.choice(sorted(PARTS)))]
 
 
 def extra_mask(parts: Parts, rng: Random) -> None:
-    parts.masks[str(rng.choice(["1.negative.windows", "2.positive.subsets", "x"]))] = np.zeros(1, np.uint8)
+    parts.masks[str(rng.choice(["1.negative", "2.positive", "x"]))] = np.zeros(1, np.uint8)
 
 
 def target_weight(size: float, kind: str = "kernel") -> Callable[[Parts, Random], None]:
@@ -335,8 +382,7 @@ def high_lower(parts: Parts, rng: Random) -> None:
 
 def unsigned(parts: Parts, rng: Random) -> None:
     parts.manifest["layers"][0]["signed"] = False
-    for kind in ("windows", "subsets"):
-        del parts.masks[f"0.negative.{kind}"]
+    del parts.masks["0.negative"]
 
 
 def leaky(parts: Parts, rng: Random) -> None:
@@ -402,7 +448,13 @@ LIES: list[tuple[str, int, Callable[[Parts, Random], object], set[str] | None]] 
     ("a mask bit with room", 6, mask_bit_with_room, TRUE),
     ("another window", 12, other_window, None),
     ("a window that does not exist", 4, far_window, MASKS),
-    ("a window of nothing", 3, empty_in_window, MASKS),
+    ("a kept subset of nothing", 3, empty_but_kept, MASKS),
+    ("a bit of a code", 24, code_bit, None),
+    ("words after a code", 3, code_length(1), MASKS),
+    ("many words after a code", 1, code_length(1000), MASKS),
+    ("a word less", 3, code_length(-1), MASKS),
+    ("no words", 3, code_length(-100), MASKS),
+    ("another probability", 8, other_probability, MASKS),
     ("no mask", 3, no_mask, MASKS),
     ("an extra mask", 3, extra_mask, MASKS),
     ("a far target weight", 6, target_weight(2.0), TOLERANCE),
@@ -424,7 +476,7 @@ LIES: list[tuple[str, int, Callable[[Parts, Random], object], set[str] | None]] 
     *[(f"a narrow layer {i} {part}", 1, put("layers", i, part, "width", 5), MASKS)
       for i in (0, 1) for part in ("kernel", "bias")],
     ("a width outside the format", 1, put("layers", 0, "kernel", "width", 1 << 15), {"source"}),
-    *[(f"window {by:+} of layer {i} {part}", 1, add_to("layers", i, part, "window", by), MASKS | TOLERANCE | BOUND)
+    *[(f"window {by:+} of layer {i} {part}", 1, add_to("layers", i, part, "window", by), None)
       for i in (0, 1) for part in ("kernel", "bias") for by in (-1, 1)],
     *[(f"a tight tolerance of layer {i} {part}", 1, tight_tolerance(i, part), TOLERANCE)
       for i in (0, 1) for part in ("kernel", "bias")],
@@ -450,6 +502,9 @@ LIES: list[tuple[str, int, Callable[[Parts, Random], object], set[str] | None]] 
     ("eps below 0", 1, put("eps", -1.0), {"eps"}),
     ("a larger eps", 1, put("eps", 50.0), TRUE),
     ("a smaller eps above the bound", 1, put("eps", 20.0), TRUE),
+    ("another objective", 1, put("objective", "fewest-bits"), TRUE),
+    ("no objective", 1, put("objective", "shortest"), {"format"}),
+    ("an objective of another type", 1, put("objective", ["closest"]), {"format"}),
     ("a larger delta", 1, put("delta", 0.5), TRUE),
     ("delta below the plan", 1, put("delta", 1e-6), {"delta"}),
     ("delta 1", 1, put("delta", 1.0), {"delta"}),
@@ -484,7 +539,7 @@ LIES: list[tuple[str, int, Callable[[Parts, Random], object], set[str] | None]] 
     ("one claim less", 2, drop_claim, {"format"}),
     ("claims in another order", 1, swap_claims, {"format", "bound"}),
     ("another generator", 1, put("generator", "threefry2x32-20-v2"), {"version"}),
-    ("another version", 1, put("version", 2), {"version"}),
+    ("another version", 1, put("version", 1), {"version"}),
     ("version as text", 1, put("version", "1"), {"version", "format"}),
     ("another format", 1, put("format", "slth-tickets"), {"format", "version"}),
     ("another output name", 1, put("output_names", ["logits"]), TRUE),

@@ -73,7 +73,7 @@ def _verify(
 ) -> Verdict:
     passed: list[tuple[str, str]] = []
     manifest, ticket_id = _integrity(directory, expected_id, passed)
-    passed.append(("version", "format version 1, generator threefry2x32-20-v1"))
+    passed.append(("version", "format version 2, generator threefry2x32-20-v1"))
     graph, target_digest = parse_graph(manifest.graph, read_safetensors(directory / "target.safetensors"))
     if target_digest != manifest.target_digest:
         found = f"the target has digest {target_digest}, the manifest says {manifest.target_digest}"

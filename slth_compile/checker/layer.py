@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 
 import numpy as np
@@ -15,7 +16,7 @@ from slth_compile.checker.matrices import PairLayer, enclose, spread_scale
 from slth_compile.checker.rational import Triple
 from slth_compile.checker.safetensors import Tensor
 from slth_compile.checker.threefry import BIAS_U, BIAS_V, KERNEL_U, KERNEL_V, tensor_key
-from slth_compile.checker.weights import Keys, effective_integers, weight_error
+from slth_compile.checker.weights import Part, contexts, effective_integers, weight_error
 from slth_compile.errors import VerificationError
 
 Masks = Mapping[str, Tensor]
@@ -31,26 +32,14 @@ class Counts:
     v: int
 
 
-@dataclasses.dataclass(frozen=True)
-class _Part:
-    """One sign of a layer's kernel, or its bias."""
-
-    name: str
-    gadget: Gadget
-    keys: Keys
-    sign: int
-    groups: int
-
-
 def expected_masks(plans: tuple[LayerPlan, ...]) -> set[str]:
     """Names of the tensors that `masks.safetensors` must hold."""
-    parts = [
+    return {
         f"{i}.{part}"
         for i, plan in enumerate(plans)
         for part, there in (("positive", True), ("negative", plan.signed), ("bias", plan.bias is not None))
         if there
-    ]
-    return {f"{part}.{kind}" for part in parts for kind in ("windows", "subsets")}
+    }
 
 
 def pair_layer(index: int, layer: Layer, plan: LayerPlan, seed: int, masks: Masks) -> tuple[PairLayer, Counts]:
@@ -68,34 +57,36 @@ def pair_layer(index: int, layer: Layer, plan: LayerPlan, seed: int, masks: Mask
     """
     kernel, scale = layer.canonical(layer.kernel), spread_scale(layer)
     keys = (tensor_key(seed, index, KERNEL_U), tensor_key(seed, index, KERNEL_V))
-    part = _Part(f"{index}.positive", plan.kernel, keys, 1, layer.groups)
-    positive, kept = _errors(part, kernel, scale, masks)
+    shape, gadget = kernel.shape, plan.kernel
+    part = Part(f"{index}.positive", keys, shape, gadget.width, gadget.window, 1, layer.groups)
+    positive, kept = _errors(part, gadget, kernel, scale, masks)
     negative = bias_error = None
     if plan.signed:
         part = dataclasses.replace(part, name=f"{index}.negative", sign=-1)
-        negative, more = _errors(part, kernel, scale, masks)
+        negative, more = _errors(part, gadget, kernel, scale, masks)
         kept += more
     width, channels = plan.kernel.width, kernel.shape[1]
     counts = [kernel.size, kept, width * channels * channels // layer.groups, width * kernel.size]
     if layer.bias is not None and plan.bias is not None:
         keys = (tensor_key(seed, index, BIAS_U), tensor_key(seed, index, BIAS_V))
-        shape = (1, 1, len(layer.bias.high))
+        shape, gadget = (1, 1, len(layer.bias.high)), plan.bias
         # The bias is a triple itself: ones, scaled by it.
         triple = Triple(*(field.reshape(shape) for field in layer.bias))
-        error, more = _errors(_Part(f"{index}.bias", plan.bias, keys, 1, 1), np.ones(shape), triple, masks)
+        part = Part(f"{index}.bias", keys, shape, gadget.width, gadget.window, 1, 1)
+        error, more = _errors(part, gadget, np.ones(shape), triple, masks)
         bias_error = Interval(error.lower.reshape(-1), error.upper.reshape(-1))
         own = (shape[2], more, plan.bias.width, plan.bias.width * shape[2])
         counts = [a + b for a, b in zip(counts, own, strict=True)]
     return enclose(layer, positive, negative, bias_error), Counts(*counts)
 
 
-def _errors(part: _Part, kernel: np.ndarray, scale: Triple | None, masks: Masks) -> tuple[Interval, int]:
+def _errors(part: Part, gadget: Gadget, kernel: np.ndarray, scale: Triple | None, masks: Masks) -> tuple[Interval, int]:
     """Errors of all weights, of the kernel's canonical shape, and the number of candidates kept."""
-    gadget, name = part.gadget, part.name
-    mask = decode_mask(masks[f"{name}.windows"], masks[f"{name}.subsets"], kernel.size, gadget.window, name)
-    integers = effective_integers(
-        part.keys, kernel.shape, gadget.width, gadget.window, mask, sign=part.sign, groups=part.groups, what=name
-    )
+    name = part.name
+    offered = gadget.width // gadget.window
+    own_contexts = functools.partial(contexts, part)
+    mask = decode_mask(masks[name], kernel.size, gadget.window, offered, own_contexts, name)
+    integers = effective_integers(part, mask)
     error = weight_error(integers, gadget.gain - 46, kernel, scale)
     largest = np.maximum(-error.lower, error.upper)
     if not np.isfinite(largest).all():
@@ -104,4 +95,4 @@ def _errors(part: _Part, kernel: np.ndarray, scale: Triple | None, masks: Masks)
     if worst > gadget.tolerance:
         expected = f"its tolerance is {gadget.tolerance:.6g}"
         raise VerificationError("tolerance", f"{name}: a weight is off by {worst:.6g}, {expected}")
-    return error, int(np.bitwise_count(mask.subsets).sum())
+    return error, int(np.bitwise_count(mask.subsets).sum(dtype=np.int64))

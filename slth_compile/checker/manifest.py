@@ -12,7 +12,7 @@ from slth_compile.checker.threefry import GENERATOR
 from slth_compile.errors import VerificationError
 
 _KEYS = (
-    "format version generator seed eps delta graph output_names target_digest layers domains files".split()  # noqa: SIM905
+    "format version generator seed eps delta objective graph output_names target_digest layers domains files".split()  # noqa: SIM905
 )
 
 
@@ -23,7 +23,7 @@ class Gadget:
     Attributes:
         width: Copies per input channel, below 2^15.
         gain: Second-layer entries are in units of 2^(gain - 23).
-        window: Candidates solved together, 1 to 32.
+        window: Candidates solved together, 1 to 64.
         tolerance: Claimed bound of every weight's error.
         failure: Planned bound on the probability over seeds that a weight is missed.
     """
@@ -55,11 +55,12 @@ class DomainEntry:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """The manifest; `graph` is plain JSON still."""
+    """The manifest; `graph` is plain JSON still. `objective` says how the masks were chosen; nothing rests on it."""
 
     seed: int
     eps: float
     delta: float
+    objective: str
     graph: Any
     output_names: tuple[str, ...]
     target_digest: str
@@ -78,8 +79,8 @@ def parse_manifest(raw: bytes) -> Manifest:
     if not isinstance(plain, dict) or plain.get("format") != "slth-ticket":
         raise VerificationError("format", "the manifest's 'format' is not 'slth-ticket'")
     version = plain.get("version")
-    if type(version) is not int or version != 1:
-        raise VerificationError("version", f"the format's version is {ascii(version)[:40]}, this checker knows 1")
+    if type(version) is not int or version != 2:
+        raise VerificationError("version", f"the format's version is {ascii(version)[:40]}, this checker knows 2")
     if plain.get("generator") != GENERATOR:
         found = ascii(plain.get("generator"))[:60]
         raise VerificationError("version", f"the generator is {found}, this checker knows '{GENERATOR}'")
@@ -92,6 +93,7 @@ def parse_manifest(raw: bytes) -> Manifest:
         seed=integer(plain["seed"], "the seed", 0, (1 << 64) - 1, "source"),
         eps=real(plain["eps"], "eps", "eps"),
         delta=real(plain["delta"], "delta", "delta"),
+        objective=_objective(plain["objective"]),
         graph=plain["graph"],
         output_names=names,
         target_digest=hexadecimal(plain["target_digest"], "'target_digest'"),
@@ -101,6 +103,13 @@ def parse_manifest(raw: bytes) -> Manifest:
     )
     _check_chances(manifest)
     return manifest
+
+
+def _objective(value: Any) -> str:
+    if value not in ("closest", "sparsest", "fewest-bits"):
+        found = ascii(value)[:60]
+        raise VerificationError("format", f"the objective is {found}, expected closest, sparsest or fewest-bits")
+    return value
 
 
 def _layer(entry: Any, what: str) -> LayerPlan:
@@ -115,7 +124,7 @@ def _gadget(entry: Any, what: str) -> Gadget:
     entry = record(entry, ("width", "gain", "window", "tolerance", "failure"), what)
     width = integer(entry["width"], f"the width of {what}", 1, (1 << 15) - 1, "source")
     gain = integer(entry["gain"], f"the gain of {what}", -512, 512, "source")
-    window = integer(entry["window"], f"the window of {what}", 1, 32, "source")
+    window = integer(entry["window"], f"the window of {what}", 1, 64, "source")
     tolerance = real(entry["tolerance"], f"the tolerance of {what}", "tolerance")
     failure = real(entry["failure"], f"the failure figure of {what}", "delta")
     if tolerance < 0:

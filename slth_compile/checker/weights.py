@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+from collections.abc import Iterator
+
 import numpy as np
 
 from slth_compile.checker.arithmetic import TINY, UNIT, Interval, dyadic, from_centre, two_product, two_sum
@@ -10,57 +14,118 @@ from slth_compile.checker.rational import Triple
 from slth_compile.checker.threefry import entries
 from slth_compile.errors import VerificationError
 
-_CHUNK = 1 << 18  # weights at a time
+_CHUNK = 1 << 16  # weights at a time
 _TABLE = 1 << 21  # entries of U at a time
 
+_ROOTS = np.array([min(7, math.isqrt(i)) for i in range(65)], np.uint8)
+
 Keys = tuple[tuple[int, int], tuple[int, int]]
+Where = tuple[np.ndarray, ...]
+"""Indices of taps, channels and outputs."""
 
 
-def effective_integers(
-    keys: Keys, shape: tuple[int, int, int], width: int, window: int, mask: Mask, *, sign: int, groups: int, what: str
-) -> np.ndarray:
-    """Every effective weight `sum over kept j of V[j, p, t, s] * U[j, t]`, in units of 2^(gain - 46).
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Where the candidates of one gadget, one sign, come from.
 
-    Args:
+    Attributes:
+        name: Names it in messages.
         keys: Keys of the tensors U and V.
         shape: Canonical kernel shape `(P, C, S/groups)`.
         width: Copies `j` per input channel, `N < 2^15`.
-        window: Candidates in a window.
-        mask: Windows and subsets of all weights, in C order of `shape`.
+        window: Candidates in a window, at most 64.
         sign: 1 keeps copies with `U > 0`, -1 those with `U < 0`.
         groups: Groups of the layer; U has `C/groups` entries for each copy of a channel.
-        what: Names the gadget in messages.
+    """
+
+    name: str
+    keys: Keys
+    shape: tuple[int, int, int]
+    width: int
+    window: int
+    sign: int
+    groups: int
+
+
+def contexts(part: Part, windows: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """The contexts of candidates `U * V`: `min(7, floor(sqrt(|U * V| * 64)))`, in integers.
+
+    Args:
+        part: The gadget.
+        windows: Window numbers of all weights, in C order.
+        kept: Which weights keep something, bool, in C order.
 
     Returns:
-        int64, of `shape`; magnitudes stay below `32 * 2^46`.
+        uint8 in 0..7, shape `(kept weights, window)`, weights in C order.
+
+    Raises:
+        VerificationError: A window that the source does not have.
+    """
+    found = np.empty((np.count_nonzero(kept), part.window), np.uint8)
+    row = (np.cumsum(kept) - 1).reshape(part.shape)
+    for where, places, copies, values in _chosen(part, windows.reshape(part.shape), kept.reshape(part.shape)):
+        rows = row[where]
+        for i in range(part.window):
+            size = np.abs(_entries(part, where, copies[places + i]) * values[places + i])
+            found[rows, i] = _ROOTS[size >> 40]
+    return found
+
+
+def effective_integers(part: Part, mask: Mask) -> np.ndarray:
+    """Every effective weight `sum over kept j of V[j, p, t, s] * U[j, t]`, in units of 2^(gain - 46).
+
+    Args:
+        part: The gadget.
+        mask: Windows and subsets of all weights, in C order.
+
+    Returns:
+        int64, of the part's shape; magnitudes stay below `64 * 2^46`.
 
     Raises:
         VerificationError: A subset names a candidate that the source does not have.
     """
-    taps, channels, outputs = shape
-    windows, subsets = mask.windows.reshape(shape), mask.subsets.reshape(shape)
-    found = np.zeros(shape, np.int64)
-    step = max(1, _TABLE // width)
-    for start in range(0, channels, step):
-        part = slice(start, min(channels, start + step))
-        copies, values, offsets = _usable(keys[0], width, channels, groups, part, sign)
-        tap, channel, output = np.nonzero(subsets[:, part])
-        for at in range(0, len(tap), _CHUNK):
-            p, local, s = tap[at : at + _CHUNK], channel[at : at + _CHUNK], output[at : at + _CHUNK]
-            t = local + start
-            first = windows[p, t, s] * window
-            if np.any(first + window > offsets[local + 1] - offsets[local]):
-                raise VerificationError("masks", f"{what}: a window lies beyond the usable copies of its channel")
-            chosen, total = subsets[p, t, s], np.zeros(len(p), np.int64)
-            for bit in range(window):
-                kept = np.flatnonzero((chosen >> np.uint32(bit)) & np.uint32(1))
-                place = offsets[local[kept]] + first[kept] + bit
-                address = ((copies[place] * taps + p[kept]) * channels + t[kept]) * outputs + s[kept]
-                total[kept] += entries(keys[1], address) * values[place]
-            found[p, t, s] = total
+    subsets = mask.subsets.reshape(part.shape)
+    found = np.zeros(part.shape, np.int64)
+    for where, places, copies, values in _chosen(part, mask.windows.reshape(part.shape), subsets != 0):
+        chosen, total = subsets[where], np.zeros(len(places), np.int64)
+        for i in range(part.window):
+            kept = np.flatnonzero((chosen >> np.uint64(i)) & np.uint64(1))
+            own = places[kept] + i
+            at = tuple(index[kept] for index in where)
+            total[kept] += _entries(part, at, copies[own]) * values[own]
+        found[where] = total
     if found.size and int(np.abs(found).max()) >= 1 << 62:
-        raise VerificationError("source", f"{what}: an effective weight leaves the 62 bits of the format")
+        raise VerificationError("source", f"{part.name}: an effective weight leaves the 62 bits of the format")
     return found
+
+
+def _chosen(
+    part: Part, windows: np.ndarray, chosen: np.ndarray
+) -> Iterator[tuple[Where, np.ndarray, np.ndarray, np.ndarray]]:
+    """Some chosen weights at a time: where they are, and the place of their window's first candidate in two lists.
+
+    The lists hold usable copies and their entries of U.
+    """
+    channels = part.shape[1]
+    step = max(1, _TABLE // part.width)
+    for start in range(0, channels, step):
+        some = slice(start, min(channels, start + step))
+        copies, values, offsets = _usable(part, some)
+        tap, local, output = np.nonzero(chosen[:, some])
+        for at in range(0, len(tap), _CHUNK):
+            p, c, s = (index[at : at + _CHUNK] for index in (tap, local, output))
+            where = (p, c + start, s)
+            first = windows[where] * part.window
+            if np.any(first + part.window > offsets[c + 1] - offsets[c]):
+                raise VerificationError("masks", f"{part.name}: a window lies beyond the usable copies of its channel")
+            yield where, offsets[c] + first, copies, values
+
+
+def _entries(part: Part, where: Where, copies: np.ndarray) -> np.ndarray:
+    """Entries of V of some weights, in these copies."""
+    taps, channels, outputs = part.shape
+    p, t, s = where
+    return entries(part.keys[1], ((copies * taps + p) * channels + t) * outputs + s)
 
 
 def weight_error(integers: np.ndarray, exponent: int, kernel: np.ndarray, scale: Triple | None) -> Interval:
@@ -97,13 +162,14 @@ def folded_weight(kernel: np.ndarray, scale: Triple | None) -> tuple[np.ndarray,
     return centre, radius * (1 + 16 * UNIT) + TINY
 
 
-def _usable(key: tuple[int, int], width: int, channels: int, groups: int, part: slice, sign: int):
+def _usable(part: Part, some: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Copies that a sign can use, channel after channel, ascending: their numbers, their entries, where each starts."""
-    t = np.arange(part.start, part.stop)[:, None]
-    inputs = channels // groups
-    address = (np.arange(width) * channels + t) * inputs + t % inputs
-    value = entries(key, address.reshape(-1)).reshape(address.shape) * sign
+    channels = part.shape[1]
+    t = np.arange(some.start, some.stop)[:, None]
+    inputs = channels // part.groups
+    address = (np.arange(part.width) * channels + t) * inputs + t % inputs
+    value = entries(part.keys[0], address.reshape(-1)).reshape(address.shape) * part.sign
     channel, copies = np.nonzero(value > 0)
     offsets = np.zeros(len(t) + 1, np.int64)
     np.cumsum(np.bincount(channel, minlength=len(t)), out=offsets[1:])
-    return copies, sign * value[channel, copies], offsets
+    return copies, part.sign * value[channel, copies], offsets

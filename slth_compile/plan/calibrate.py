@@ -6,8 +6,9 @@
 
 One problem: m candidates `a * b`, `a ~ Uniform(0, 1)`, `b ~ Uniform[-1, 1)`, on the source's own grid, and a target
 `w`; the error is that of the best of all 2^m subsets. Targets are `2^(-c/16)`, c = 0..160. The last column, for targets
-near zero, forces the first candidate into the subset and asks for a sum of 0 (see `plan.width`, equation 3). Every
-column of every window has its own stream of words, so a run with more samples extends a shorter one.
+near zero, forces the first candidate into the subset and asks for a sum of 0 (see `plan.width`, equation 3). Windows
+up to 16 have the targets `2^(c/16)`, c = 1..32, as well. Every column of every window has its own stream of words, so
+a run with more samples extends a shorter one.
 """
 
 from __future__ import annotations
@@ -20,13 +21,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import typer
-from jax import lax
 
-from slth_compile.plan.calibration import COLUMNS, HALF_OCTAVES, TARGETS
-from slth_compile.source.dyadic import ENTRY_BITS, PRODUCT_BITS, entries, masked_sum
-from slth_compile.source.threefry import GENERATOR, tensor_key, words
-from slth_compile.subset_sum.meet_in_the_middle import closest_subset
-from slth_compile.subset_sum.problem import chunk_size
+from slth_compile.plan.calibration import BEYOND, COLUMNS, HALF_OCTAVES, LARGEST_BEYOND, TARGETS
+from slth_compile.source.dyadic import ENTRY_BITS, PRODUCT_BITS
+from slth_compile.source.threefry import GENERATOR, tensor_key
+from slth_compile.subset_sum.statistics import optimum_errors, products
 
 SEED = 20220501
 BLOCK = 1 << 12
@@ -35,21 +34,15 @@ BLOCK = 1 << 12
 @functools.partial(jax.jit, static_argnums=(0,))
 def _errors(window: int, key: tuple[jax.Array, jax.Array], start: jax.Array, target: jax.Array, forced: jax.Array):
     """Exact errors of BLOCK problems, units of 2^-46."""
-    size = chunk_size(window)
 
-    def solve(chunk: jax.Array) -> jax.Array:
-        problem = start + chunk * jnp.uint64(size) + jnp.arange(size, dtype=jnp.uint64)
+    def draw(problems: jax.Array) -> tuple[jax.Array, jax.Array]:
         rows = jnp.arange(window, dtype=jnp.uint64)[:, None]
-        address = (problem * jnp.uint64(window) + rows) * jnp.uint64(2)
-        a = jnp.maximum((words(key, address) >> jnp.uint32(9)).astype(jnp.int64), 1)
-        x = a * entries(words(key, address + jnp.uint64(1)))
+        x = products(key, (problems * jnp.uint64(window) + rows) * jnp.uint64(2))
         # Forcing candidate 0: it moves from the candidates into the target.
         goal = jnp.where(forced, -x[0], target)
-        x = x.at[0].set(jnp.where(forced, 0, x[0]))
-        return jnp.abs(masked_sum(x, closest_subset(x, goal)) - goal)
+        return x.at[0].set(jnp.where(forced, 0, x[0])), goal
 
-    chunks = jnp.arange(BLOCK // size, dtype=jnp.uint64)
-    return lax.map(solve, chunks).reshape(-1)
+    return optimum_errors(draw, window, start, BLOCK)
 
 
 def histogram(window: int, column: int, samples: int) -> np.ndarray:
@@ -57,7 +50,7 @@ def histogram(window: int, column: int, samples: int) -> np.ndarray:
 
     Args:
         window: Candidates m.
-        column: Index into `TARGETS`; `COLUMNS - 1` is the forced column.
+        column: Index into `TARGETS`; `COLUMNS - 1` is the forced column, from `COLUMNS` on follow the targets `BEYOND`.
         samples: A multiple of 4096.
 
     Returns:
@@ -66,13 +59,23 @@ def histogram(window: int, column: int, samples: int) -> np.ndarray:
     counts = np.zeros(HALF_OCTAVES + 1, np.int64)
     edges = np.floor(2.0 ** (PRODUCT_BITS - np.arange(HALF_OCTAVES, 0, -1) / 2)).astype(np.int64)
     forced = column == COLUMNS - 1
-    target = 0 if forced else round(TARGETS[column] * 2.0**PRODUCT_BITS)
+    target = 0 if forced else round([*TARGETS, 0.0, *BEYOND][column] * 2.0**PRODUCT_BITS)
     with jax.enable_x64(True):
         key = tensor_key(SEED, window, column)
         for start in range(0, samples, BLOCK):
             errors = np.asarray(_errors(window, key, jnp.uint64(start), jnp.int64(target), jnp.bool_(forced)))
             counts += np.bincount(HALF_OCTAVES - np.searchsorted(edges, errors, "left"), minlength=HALF_OCTAVES + 1)
     return counts
+
+
+def _cells(window: int, columns: range, samples: int) -> list[list[int]]:
+    """The counts of some columns, each as its first bin in use and the counts from there on."""
+    cells = []
+    for column in columns:
+        counts = histogram(window, column, samples)
+        used = np.flatnonzero(counts)
+        cells.append([int(used[0]), *(int(c) for c in counts[used[0] : used[-1] + 1])])
+    return cells
 
 
 def main(windows: str = "6-24", samples: int = 131072, output: pathlib.Path = pathlib.Path("calibration.json")) -> None:
@@ -82,17 +85,15 @@ def main(windows: str = "6-24", samples: int = 131072, output: pathlib.Path = pa
     table |= {"generator": GENERATOR, "seed": SEED, "entry_bits": ENTRY_BITS, "half_octaves": HALF_OCTAVES}
     measured = table.setdefault("windows", {})
     for window in range(first, last + 1, 2):
-        if measured.get(str(window), {}).get("samples", 0) >= samples:
-            continue
-        cells = []
-        for column in range(COLUMNS):
-            counts = histogram(window, column, samples)
-            used = np.flatnonzero(counts)
-            cells.append([int(used[0]), *(int(c) for c in counts[used[0] : used[-1] + 1])])
-        measured[str(window)] = {"samples": samples, "cells": cells}
+        entry = measured.get(str(window), {})
+        if entry.get("samples", 0) < samples:
+            entry = {"samples": samples, "cells": _cells(window, range(COLUMNS), samples)}
+        if window <= LARGEST_BEYOND and "beyond" not in entry:
+            entry["beyond"] = _cells(window, range(COLUMNS, COLUMNS + len(BEYOND)), entry["samples"])
+        measured[str(window)] = entry
         table["windows"] = dict(sorted(measured.items(), key=lambda item: int(item[0])))
         output.write_text(json.dumps(table, separators=(",", ":")))
-        print(f"window {window}: {samples} samples a column", flush=True)
+        print(f"window {window}: {entry['samples']} samples a column", flush=True)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.resources
 import json
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -16,6 +17,11 @@ TARGETS = 2.0 ** (-np.arange(STEPS_PER_OCTAVE * OCTAVES + 1) / STEPS_PER_OCTAVE)
 
 COLUMNS = len(TARGETS) + 1
 """The targets, and one column for targets near zero."""
+
+BEYOND = 2.0 ** (np.arange(1, 2 * STEPS_PER_OCTAVE + 1) / STEPS_PER_OCTAVE)
+"""Targets above the gain, ascending to 4: for windows up to `LARGEST_BEYOND`, which may take smaller gains."""
+
+LARGEST_BEYOND = 16
 
 HALF_OCTAVES = 92
 """Tolerances of the table: `2^(-b/2)`, b = 0..92, in units of the gain."""
@@ -34,16 +40,30 @@ def miss_probabilities() -> dict[int, np.ndarray]:
     Returns:
         float64 arrays `(COLUMNS, HALF_OCTAVES + 1)` by window; entry `[c, b]` bounds P(error > 2^(-b/2)) for column c.
     """
+    return {m: _limits(entry["samples"], entry["cells"]) for m, entry in _table().items()}
+
+
+@functools.lru_cache(maxsize=1)
+def miss_probabilities_beyond() -> dict[int, np.ndarray]:
+    """The same for the targets `BEYOND`, float64 `(32, HALF_OCTAVES + 1)` by window, for windows up to 16."""
+    found = {m: _limits(entry["samples"], entry["beyond"]) for m, entry in _table().items() if "beyond" in entry}
+    for limits in found.values():
+        # Bin 0 holds errors above 1 too, which no target up to 1 ever has: the empty subset.
+        limits[:, 0] = limits[:, 1]
+    return found
+
+
+def _table() -> dict[int, dict[str, Any]]:
     text = importlib.resources.files("slth_compile.plan").joinpath("calibration.json").read_text()
-    return {int(m): _limits(entry["samples"], entry["cells"]) for m, entry in json.loads(text)["windows"].items()}
+    return {int(m): entry for m, entry in json.loads(text)["windows"].items()}
 
 
 def _limits(samples: int, cells: list[list[int]]) -> np.ndarray:
-    counts = np.zeros((COLUMNS, HALF_OCTAVES + 1))
+    counts = np.zeros((len(cells), HALF_OCTAVES + 1))
     for row, (start, *values) in zip(counts, cells, strict=True):
         row[start : start + len(values)] = values
     # Errors in bins 0..b-1 exceed 2^(-b/2).
-    misses = np.concatenate([np.zeros((COLUMNS, 1)), counts.cumsum(1)[:, :-1]], 1)
+    misses = np.concatenate([np.zeros((len(cells), 1)), counts.cumsum(1)[:, :-1]], 1)
     misses[:, 0] = 0
     # Many cells count the same: each number of misses is looked at once.
     numbers, place = np.unique(misses, return_inverse=True)

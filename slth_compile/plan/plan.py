@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 
@@ -13,12 +14,19 @@ from slth_compile.graph.check import nonnegative_nodes
 from slth_compile.graph.graph import Graph
 from slth_compile.graph.nodes import Weighted
 from slth_compile.plan.budget import allocate
+from slth_compile.plan.objective import plan_fewest_bits, plan_pinned, plan_sparsest
 from slth_compile.plan.width import Problems, plan_gadget
-from slth_compile.source.layout import Gadget, LayerLayout, Layout
+from slth_compile.source.layout import CLOSEST, FEWEST_BITS, SPARSEST, Gadget, LayerLayout, Layout
 from slth_compile.source.network import kernel_shape
+from slth_compile.subset_sum.code_length import tried
 
 # Problems a second of one core, measured for windows of 8, 12, 16, 20, 24; between them by interpolation.
 _RATES = ((8, 6e6), (12, 2e6), (16, 4.5e5), (20, 9e4), (24, 1.5e4))
+
+# The same for the cheapest subset within a tolerance.
+_CHEAPEST_RATES = ((8, 7e6), (12, 1.5e6), (16, 2.2e5), (20, 1.8e4), (24, 1.2e3))
+PLANNED = {CLOSEST: plan_gadget, SPARSEST: plan_sparsest, FEWEST_BITS: plan_fewest_bits}
+PINNED = {CLOSEST: plan_gadget, SPARSEST: plan_pinned, FEWEST_BITS: plan_pinned}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,7 +73,14 @@ class Plan:
     memory: int
 
 
-def plan(graph: Graph, eps: float, delta: float, domains: Sequence[Domain], window: int | None = None) -> Plan:
+def plan(
+    graph: Graph,
+    eps: float,
+    delta: float,
+    domains: Sequence[Domain],
+    objective: str = CLOSEST,
+    window: int | None = None,
+) -> Plan:
     """Tolerances, gains, windows and widths for a target.
 
     Args:
@@ -73,6 +88,7 @@ def plan(graph: Graph, eps: float, delta: float, domains: Sequence[Domain], wind
         eps: Allowed difference of any output over all domains, > 0.
         delta: Allowed probability, over seeds, that some weight misses its tolerance; in (0, 1).
         domains: Where eps must hold.
+        objective: Which subset within its tolerance a weight takes, one of `OBJECTIVES`.
         window: Candidates solved together, everywhere; None chooses for every gadget.
 
     Raises:
@@ -84,10 +100,10 @@ def plan(graph: Graph, eps: float, delta: float, domains: Sequence[Domain], wind
     budget = allocate(graph, eps, domains, signed)
     total = sum(_problems(graph, i, signed[i]) for i in graph.layers)
     layers = tuple(
-        _plan_layer(graph, index, i, signed[i], budget.tolerances[i], delta / total, window)
+        _plan_layer(graph, index, i, signed[i], budget.tolerances[i], delta / total, objective, window)
         for index, i in enumerate(graph.layers)
     )
-    layout = Layout(eps=eps, delta=delta, layers=layers)
+    layout = Layout(eps=eps, delta=delta, layers=layers, objective=objective)
     return predict(graph, layout, budget.bound)
 
 
@@ -109,7 +125,8 @@ def predict(graph: Graph, layout: Layout, bound: float) -> Plan:
             mask_bits=problems * (layer.kernel.window + 2) + outputs * (layer.bias.window + 2 if layer.bias else 0),
         )
         sizes.append(size)
-        seconds += _seconds(problems, layer.kernel) + (_seconds(outputs, layer.bias) if layer.bias else 0.0)
+        seconds += _seconds(problems, layer.kernel, layout.objective)
+        seconds += _seconds(outputs, layer.bias, layout.objective) if layer.bias else 0.0
         memory = max(memory, problems * (64 + 16 * layer.kernel.window))
     weights = sum(size.weights for size in sizes)
     unit = weights * math.log2(weights * len(sizes) / min(layout.eps, layout.delta))
@@ -131,22 +148,24 @@ def _plan_layer(
     signed: bool,
     tolerances: tuple[float, float],
     share: float,
+    objective: str,
     window: int | None,
 ) -> LayerLayout:
     node = graph.nodes[position]
     assert isinstance(node, Weighted)
     name = f"layer '{node.name or index}'"
     signs = 2 if signed else 1
+    plan_family = PLANNED[objective] if window is None else functools.partial(PINNED[objective], window=window)
     magnitudes = np.abs(node.kernel[node.kernel != 0])
     error = node.kernel_error * float(magnitudes.max(initial=0.0))
     allowed = share * max(1, magnitudes.size * signs)
-    kernel = plan_gadget(Problems(f"{name} kernel", magnitudes, error, signs, tolerances[0], allowed), window)
+    kernel = plan_family(Problems(f"{name} kernel", magnitudes, error, signs, tolerances[0], allowed))
     bias = None
     if node.bias is not None:
         magnitudes = np.abs(node.bias[node.bias != 0])
         error = 0.0 if node.bias_error is None else float(node.bias_error.max())
         allowed = share * max(1, magnitudes.size)
-        bias = plan_gadget(Problems(f"{name} bias", magnitudes, error, 1, tolerances[1], allowed), window)
+        bias = plan_family(Problems(f"{name} bias", magnitudes, error, 1, tolerances[1], allowed))
     return LayerLayout(signed=signed, kernel=kernel, bias=bias)
 
 
@@ -158,7 +177,8 @@ def _problems(graph: Graph, position: int, signed: bool) -> int:
     return kernel + (0 if node.bias is None else max(1, int(np.count_nonzero(node.bias))))
 
 
-def _seconds(problems: int, gadget: Gadget) -> float:
-    windows, rates = zip(*_RATES, strict=True)
+def _seconds(problems: int, gadget: Gadget, objective: str) -> float:
+    windows, rates = zip(*(_RATES if objective == CLOSEST else _CHEAPEST_RATES), strict=True)
+    problems *= 1 if objective == CLOSEST else tried(gadget.window)
     rate = float(np.exp(np.interp(gadget.window, windows, np.log(rates))))
     return 2 * problems / rate

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from slth_compile.report import numbers
-from slth_compile.report.summary import Summary
+from slth_compile.report.summary import LayerRow, Summary
 from slth_compile.report.table import Cell, Table, facts, rounded_up
 
 
@@ -11,15 +13,15 @@ def compiled(summary: Summary) -> Table:
     """What was compiled: the target, the random network and the ticket."""
     depth = 2 * len(summary.layers)
     random_weights = summary.parameters_v + summary.parameters_u
+    raw, coded, quantiser = (numbers.per(bits, summary.weights) for bits in _bits(summary.layers))
     rows = (
         ("Target", f"{numbers.count(summary.weights)} weights in {numbers.count(len(summary.layers))} layers"),
         ("Random network", f"{numbers.count(random_weights)} random weights in {numbers.count(depth)} layers"),
+        ("Subset of a weight within its tolerance", summary.objective),
         ("Kept in V", f"{numbers.count(summary.kept)} of {numbers.count(summary.parameters_v)}"),
         ("Kept for each target weight", numbers.per(summary.kept, summary.weights)),
-        (
-            "Mask",
-            f"{numbers.per(sum(layer.mask_bits for layer in summary.layers), summary.weights)} bits a target weight",
-        ),
+        ("Mask", f"{coded} bits a target weight; {raw} without a code"),
+        ("Uniform quantiser of the same largest errors", f"{quantiser} bits a target weight, as an entropy"),
         ("Seed", str(summary.seed)),
         ("Ticket id", summary.ticket_id),
         ("Target digest", summary.target_digest),
@@ -53,15 +55,15 @@ def layers(summary: Summary) -> Table:
 
 
 def costs(summary: Summary) -> Table:
-    """What each layer costs in random parameters and mask bits, `V` and `U` apart."""
+    """What each layer costs in random parameters, `V` and `U` apart, and in mask bits, raw and coded."""
     entries = [
-        (layer.name, layer.weights, layer.parameters_v, layer.parameters_u, layer.kept, layer.mask_bits)
+        (layer.name, layer.weights, layer.parameters_v, layer.parameters_u, layer.kept, _bits((layer,)))
         for layer in summary.layers
     ]
     is_summed = len(entries) > 1
     if is_summed:
-        bits = sum(layer.mask_bits for layer in summary.layers)
-        entries.append(("All layers", summary.weights, summary.parameters_v, summary.parameters_u, summary.kept, bits))
+        total = (summary.parameters_v, summary.parameters_u, summary.kept, _bits(summary.layers))
+        entries.append(("All layers", summary.weights, *total))
     rows = tuple(
         (
             Cell(text=name),
@@ -70,9 +72,19 @@ def costs(summary: Summary) -> Table:
             Cell(text=numbers.count(kept)),
             Cell(text=numbers.per(kept, weights)),
             Cell(text=f"{numbers.per(100 * kept, in_v)} %" if in_v else "–"),
-            Cell(text=numbers.per(bits, weights)),
+            *(Cell(text=numbers.per(figure, weights)) for figure in bits),
         )
         for name, weights, in_v, in_u, kept, bits in entries
     )
-    head = ("Layer", "Random in V", "Random in U", "Kept", "Kept a weight", "Density of V", "Mask bits a weight")
+    head = ("Layer", "Random in V", "Random in U", "Kept", "Kept a weight", "Density of V")
+    head += ("Raw bits a weight", "Coded bits a weight", "Quantiser's entropy")
     return Table(caption="Random parameters and masks", head=head, rows=rows, total=is_summed)
+
+
+def _bits(layers: Sequence[LayerRow]) -> tuple[float, float, float]:
+    """Bits of the masks raw and coded, and of a uniform quantiser of the same largest error under an ideal code."""
+    return (
+        sum(layer.raw_bits for layer in layers),
+        sum(layer.mask_bits for layer in layers),
+        sum(layer.quantiser_bits for layer in layers),
+    )

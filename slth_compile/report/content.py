@@ -8,6 +8,12 @@ from slth_compile.report import construction, measurements, numbers, promises, s
 from slth_compile.report.summary import Summary
 from slth_compile.report.table import Table
 
+_QUANTISER = (
+    "Raw bits are window numbers in unary and one bit for each candidate of the window; coded bits are those in "
+    "masks.safetensors. A quantiser rounds the layer's weights to multiples of twice their largest error; its entropy "
+    "is that of the rounded weights as they are distributed, so at most log2 of their number."
+)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Section:
@@ -113,7 +119,7 @@ def _layers(summary: Summary) -> Section:
         key="layers",
         title="Layers",
         tables=(construction.layers(summary), construction.costs(summary)),
-        notes=tuple(notes),
+        notes=(*notes, _QUANTISER),
         plots=(
             ("weight_errors", "Largest weight error of each layer and its tolerance."),
             ("random_parameters", "Random parameters of each layer, V and U apart, and what the mask keeps of V."),

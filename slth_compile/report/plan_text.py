@@ -26,6 +26,7 @@ def plan_text(plan: Plan) -> str:
     parameters_u = sum(size.parameters_u for size in plan.layers)
     lines += [
         "",
+        f"objective          {layout.objective}",
         f"promised bound     {plan.bound:.4e}   (eps {layout.eps:g})",
         f"P(a weight missed) {layout.failure:.2e}   (delta {layout.delta:g}, over seeds)",
         f"random parameters  V {parameters_v:,}, U {parameters_u:,} for {weights:,} weights: "

@@ -33,7 +33,7 @@ def summary_json(summary: Summary) -> dict[str, Any]:
         "target_digest": summary.target_digest,
         "seed": summary.seed,
         "headline": statements.headline(summary),
-        "asked": {"eps": summary.eps, "delta": summary.delta},
+        "asked": {"eps": summary.eps, "delta": summary.delta, "objective": summary.objective},
         "planned": {
             "failure": summary.planned_failure,
             "bound": summary.planned_bound,
@@ -49,6 +49,8 @@ def summary_json(summary: Summary) -> dict[str, Any]:
             "kept": summary.kept,
             "mask_bytes": summary.mask_bytes,
             "mask_bits_per_weight": summary.mask_bits_per_weight if summary.weights else 0.0,
+            "raw_bits_per_weight": summary.raw_bits_per_weight if summary.weights else 0.0,
+            "quantiser_bits_per_weight": summary.quantiser_bits_per_weight if summary.weights else 0.0,
             "bytes_float32": 4 * summary.weights,
             "bytes_float16": 2 * summary.weights,
             "bytes_int8": summary.weights,

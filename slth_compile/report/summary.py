@@ -25,6 +25,9 @@ class LayerRow:
         largest_error: Largest |weight error| of the ticket, kernel and bias, rounded up.
         kept: Random weights kept in `V` (and `v`).
         mask_bits: Coded mask, bits.
+        raw_bits: The same mask without a model: window numbers in unary and a bit for every candidate of the window.
+        quantiser_bits: For comparison, what an ideal code needs for the layer's weights, rounded by a uniform quantiser
+            of the same largest error.
     """
 
     name: str
@@ -42,6 +45,8 @@ class LayerRow:
     largest_error: float
     kept: int
     mask_bits: int
+    raw_bits: int
+    quantiser_bits: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -132,6 +137,7 @@ class Summary:
         seed: The source's seed.
         eps: Asked: largest difference.
         delta: Asked: largest failure probability over seeds.
+        objective: Asked: which subset within its tolerance a weight takes.
         planned_failure: Planned bound on the failure probability.
         planned_bound: `B(eta)`: the bound promised for all errors within the tolerances.
         constant_v: `C_V` of the plan.
@@ -155,6 +161,7 @@ class Summary:
     certificates: tuple[CertificateRow, ...]
     mask_bytes: int
     measured: Measured
+    objective: str = "closest"
 
     @property
     def weights(self) -> int:
@@ -180,3 +187,13 @@ class Summary:
     def mask_bits_per_weight(self) -> float:
         """Coded mask, bits for one weight of the target."""
         return sum(layer.mask_bits for layer in self.layers) / self.weights
+
+    @property
+    def raw_bits_per_weight(self) -> float:
+        """Mask without a model, bits for one weight of the target."""
+        return sum(layer.raw_bits for layer in self.layers) / self.weights
+
+    @property
+    def quantiser_bits_per_weight(self) -> float:
+        """Entropy of every layer's uniform quantiser of the same largest error, bits for one weight of the target."""
+        return sum(layer.quantiser_bits for layer in self.layers) / self.weights

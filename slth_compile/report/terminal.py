@@ -7,14 +7,17 @@ from slth_compile.report.summary import Summary
 
 
 def render_terminal(summary: Summary) -> str:
-    """A dozen lines: layers, planned, certified with attacks, accuracies, sizes, ticket id."""
+    """A dozen lines: layers with bits a weight, planned, certified with attacks, accuracies, sizes, ticket id."""
     widest = max(len("layer"), *(len(row.name) for row in summary.layers))
-    lines = [f"{'layer':<{widest}}  sign  width  window  tolerance  largest error  kept/weight  bits/weight"]
+    lines = [
+        f"{'layer':<{widest}}  sign  width  window  tolerance  largest error  kept/weight  raw bits  coded  quantiser"
+    ]
     for row in summary.layers:
         lines.append(
             f"{row.name:<{widest}}  {'+-' if row.signed else '+ ':>4}  {row.width:>5}  {row.window:>6}  "
             f"{row.tolerance:>9.2e}  {row.largest_error:>13.2e}  {row.kept / row.weights:>11.2f}  "
-            f"{row.mask_bits / row.weights:>11.1f}"
+            f"{row.raw_bits / row.weights:>8.1f}  {row.mask_bits / row.weights:>5.1f}  "
+            f"{row.quantiser_bits / row.weights:>9.1f}"
         )
     lines += [
         "",
@@ -39,7 +42,9 @@ def render_terminal(summary: Summary) -> str:
     seconds = summary.measured.seconds
     stages = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
     lines += [
-        f"size       mask {numbers.size(summary.mask_bytes)} ({summary.mask_bits_per_weight:.1f} bits a weight), "
+        f"size       mask {numbers.size(summary.mask_bytes)}, {summary.mask_bits_per_weight:.1f} bits a weight (raw "
+        f"{summary.raw_bits_per_weight:.1f}; a uniform quantiser of the same largest errors has an entropy of "
+        f"{summary.quantiser_bits_per_weight:.1f}), "
         f"{numbers.count(summary.parameters_v)} random weights in V of which {numbers.count(summary.kept)} kept",
         f"seconds    {sum(seconds.values()):.1f} ({stages})",
         f"ticket id  {summary.ticket_id}",

@@ -8,6 +8,11 @@ MAXIMUM_WIDTH = 2**15 - 1
 """Largest width: effective weights stay below 2^62 in units of 2^(gain-46)."""
 
 
+CLOSEST, SPARSEST, FEWEST_BITS = "closest", "sparsest", "fewest-bits"
+OBJECTIVES = (CLOSEST, SPARSEST, FEWEST_BITS)
+"""Which subset within its tolerance a weight takes: the closest, one that keeps fewest, one that codes shortest."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Gadget:
     """One family of subset-sum problems: a layer's kernel, or its bias.
@@ -44,11 +49,19 @@ class LayerLayout:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Everything about the source but its words: a function of (target, eps, delta, domains), never of the seed."""
+    """Everything about the source but its words: a function of what was asked, never of the seed.
+
+    Attributes:
+        eps: Allowed difference, output units.
+        delta: Allowed probability, over seeds, that some weight misses its tolerance.
+        layers: Every weighted layer in topological order.
+        objective: One of `OBJECTIVES`.
+    """
 
     eps: float
     delta: float
     layers: tuple[LayerLayout, ...]
+    objective: str = CLOSEST
 
     @property
     def failure(self) -> float:

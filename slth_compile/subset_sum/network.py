@@ -47,7 +47,7 @@ def solve_network(
         for family in families(seed, index, node, layout.layers[index]):
             mask = None if workspace is None else workspace.layer(index, family.part)
             if mask is None or not meets(family, mask):
-                solution = solve_family(family, advance)
+                solution = solve_family(family, advance, layout.objective)
                 mask = solution.mask
                 misses.extend(solution.misses)
                 if workspace is not None and not solution.misses:

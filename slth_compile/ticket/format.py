@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -18,18 +18,20 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from slth_compile.constructions.da_cunha import BIAS, NEGATIVE, POSITIVE
+from slth_compile.constructions.da_cunha import Family, families
 from slth_compile.domain import Balls, Box, Domain, Points
 from slth_compile.errors import InputError, SlthError, VerificationError
+from slth_compile.graph.check import check
+from slth_compile.graph.fold import fold
 from slth_compile.graph.graph import Graph, graph_from_json, graph_json, target_arrays, target_digest
 from slth_compile.graph.nodes import Weighted
-from slth_compile.source.layout import MAXIMUM_WIDTH, Gadget, LayerLayout, Layout
-from slth_compile.source.network import kernel_shape
+from slth_compile.source.layout import MAXIMUM_WIDTH, OBJECTIVES, Gadget, LayerLayout, Layout
 from slth_compile.source.threefry import GENERATOR
-from slth_compile.ticket.masks import SubsetMask, decode, encode
+from slth_compile.ticket.coding import decode_family, encode_family
+from slth_compile.ticket.masks import LARGEST_WINDOW
 from slth_compile.ticket.ticket import Ticket
 
-FORMAT, VERSION = "slth-ticket", 1
+FORMAT, VERSION = "slth-ticket", 2
 MANIFEST, SUMS = "manifest.json", "SHA256SUMS"
 MASKS, TARGET, DOMAIN, CERTIFICATE = "masks.safetensors", "target.safetensors", "domain.safetensors", "certificate.json"
 STATED = (MASKS, TARGET, DOMAIN, CERTIFICATE)
@@ -80,7 +82,7 @@ def stated_files(
         for name, array in domain_tensors(domain).items()
     }
     files = {
-        MASKS: safetensors.numpy.save(mask_tensors(ticket)),
+        MASKS: safetensors.numpy.save(mask_tensors(graph, ticket)),
         TARGET: safetensors.numpy.save({name: np.asarray(a, order="C") for name, a in target_arrays(graph).items()}),
         DOMAIN: safetensors.numpy.save(stored),
         CERTIFICATE: _json(list(certificates)),
@@ -92,6 +94,7 @@ def stated_files(
         "seed": ticket.seed,
         "eps": ticket.layout.eps,
         "delta": ticket.layout.delta,
+        "objective": ticket.layout.objective,
         "graph": graph_json(graph),
         "output_names": list(graph.output_names),
         "target_digest": target_digest(graph),
@@ -114,16 +117,18 @@ def checksums(files: Mapping[str, bytes]) -> bytes:
     return "".join(f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in sorted(files)).encode()
 
 
-def mask_tensors(ticket: Ticket) -> dict[str, np.ndarray]:
-    """The coded masks, by tensor name."""
-    tensors = {}
-    for index, (masks, layout) in enumerate(zip(ticket.masks, ticket.layout.layers, strict=True)):
-        for part, mask in masks.items():
-            gadget = layout.bias if part == BIAS else layout.kernel
-            assert gadget is not None
-            windows, subsets = encode(mask, gadget.window)
-            tensors[f"{index}.{part}.windows"], tensors[f"{index}.{part}.subsets"] = windows, subsets
-    return tensors
+def mask_tensors(graph: Graph, ticket: Ticket) -> dict[str, np.ndarray]:
+    """The coded masks, by tensor name: `layer.part`."""
+    return {
+        f"{family.layer}.{family.part}": encode_family(family, masks[family.part])
+        for masks, parts in zip(ticket.masks, _families(graph, ticket.layout, ticket.seed), strict=True)
+        for family in parts
+    }
+
+
+def mask_sizes(content: bytes) -> dict[str, int]:
+    """Bytes of every coded mask in the content of `masks.safetensors`, by tensor name."""
+    return {name: len(entry["data"]) for name, entry in safetensors.deserialize(content)}
 
 
 def domain_tensors(domain: Domain) -> dict[str, np.ndarray]:
@@ -165,8 +170,14 @@ def read(directory: pathlib.Path) -> Record:
         graph = graph_from_json(manifest["graph"], _tensors(content[TARGET]), tuple(manifest["output_names"]))
         layers = tuple(_layer_layout(entry) for entry in manifest["layers"])
         seed = _whole(manifest["seed"], 0, 2**64 - 1)
-        layout = Layout(eps=manifest["eps"], delta=manifest["delta"], layers=layers)
-        masks = _masks(graph, layout, _tensors(content[MASKS]))
+        layout = Layout(
+            eps=manifest["eps"], delta=manifest["delta"], layers=layers, objective=_objective(manifest["objective"])
+        )
+        coded = _tensors(content[MASKS])
+        masks = tuple(
+            {family.part: decode_family(family, coded[f"{family.layer}.{family.part}"]) for family in parts}
+            for parts in _families(check(graph), layout, seed)
+        )
         arrays = _tensors(content[DOMAIN])
         domains = tuple(_domain(entry, d, arrays, graph.input_shape) for d, entry in enumerate(manifest["domains"]))
         certificates = tuple(json.loads(content[CERTIFICATE]))
@@ -226,10 +237,16 @@ def _gadget(entry: Mapping[str, Any]) -> Gadget:
     return Gadget(
         width=_whole(entry["width"], 1, MAXIMUM_WIDTH),
         gain=_whole(entry["gain"], -512, 512),
-        window=_whole(entry["window"], 1, 32),
+        window=_whole(entry["window"], 1, LARGEST_WINDOW),
         tolerance=float(entry["tolerance"]),
         failure=float(entry["failure"]),
     )
+
+
+def _objective(value: Any) -> str:
+    if value not in OBJECTIVES:
+        raise ValueError(f"found the objective {value!r:.40}, expected one of {', '.join(OBJECTIVES)}")
+    return value
 
 
 def _whole(value: Any, low: int, high: int) -> int:
@@ -238,29 +255,13 @@ def _whole(value: Any, low: int, high: int) -> int:
     return value
 
 
-def _masks(graph: Graph, layout: Layout, tensors: Mapping[str, np.ndarray]) -> tuple[dict[str, SubsetMask], ...]:
-    from slth_compile.graph.fold import fold
-
+def _families(graph: Graph, layout: Layout, seed: int) -> Iterator[tuple[Family, ...]]:
+    """The problems of every layer of an unfolded target."""
     folded = fold(graph)
-    found = []
     for index, (position, layer) in enumerate(zip(folded.layers, layout.layers, strict=True)):
         node = folded.nodes[position]
         assert isinstance(node, Weighted)
-        shape = kernel_shape(node)
-        parts = {POSITIVE: (layer.kernel, shape.shape)}
-        if layer.signed:
-            parts[NEGATIVE] = (layer.kernel, shape.shape)
-        if layer.bias is not None:
-            parts[BIAS] = (layer.bias, (1, 1, shape.outputs))
-        found.append(
-            {
-                part: decode(
-                    tensors[f"{index}.{part}.windows"], tensors[f"{index}.{part}.subsets"], gadget.window, size
-                )
-                for part, (gadget, size) in parts.items()
-            }
-        )
-    return tuple(found)
+        yield families(seed, index, node, layer)
 
 
 def _domain(

@@ -6,7 +6,13 @@ import dataclasses
 
 import numpy as np
 
-from slth_compile.errors import InputError
+LARGEST_WINDOW = 64
+"""Candidates a window may have: a subset is one word of at most 64 bits."""
+
+
+def subset_dtype(window: int) -> type[np.uint32] | type[np.uint64]:
+    """The type that holds a subset of `window` candidates: uint32 up to 32, uint64 above."""
+    return np.uint32 if window <= 32 else np.uint64
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -15,7 +21,8 @@ class SubsetMask:
 
     Attributes:
         windows: uint16, canonical shape; 0 where the subset is empty.
-        subsets: uint32, canonical shape; bit `i` set = candidate `i` of the window is kept.
+        subsets: uint32 (windows of up to 32 candidates) or uint64 (up to 64), canonical shape; bit `i` set = candidate
+            `i` of the window is kept.
     """
 
     windows: np.ndarray
@@ -28,43 +35,8 @@ class SubsetMask:
     @property
     def kept(self) -> int:
         """Number of kept random weights."""
-        return int(np.bitwise_count(self.subsets).sum())
+        return int(np.bitwise_count(self.subsets).sum(dtype=np.int64))
 
-
-def encode(mask: SubsetMask, window: int) -> tuple[np.ndarray, np.ndarray]:
-    """The mask as two bit streams, each padded with zeros to whole bytes, least significant bit first.
-
-    Args:
-        mask: The mask.
-        window: Candidates m of a window.
-
-    Returns:
-        uint8 arrays: `windows`, for every weight in C order as many ones as its window's number and a zero; `subsets`,
-        m bits a weight, candidate 0 first.
-    """
-    numbers = mask.windows.reshape(-1).astype(np.int64)
-    ends = np.cumsum(numbers + 1) - 1
-    unary = np.ones(int(ends[-1]) + 1, np.uint8)
-    unary[ends] = 0
-    bits = (mask.subsets.reshape(-1, 1) >> np.arange(window, dtype=np.uint32)) & 1
-    return np.packbits(unary, bitorder="little"), np.packbits(bits.astype(np.uint8), bitorder="little")
-
-
-def decode(windows: np.ndarray, subsets: np.ndarray, window: int, shape: tuple[int, ...]) -> SubsetMask:
-    """The mask that `encode` wrote.
-
-    Raises:
-        InputError: The streams do not hold exactly one code a weight.
-    """
-    size = int(np.prod(shape))
-    unary = np.unpackbits(windows, bitorder="little")
-    ends = np.flatnonzero(unary == 0)[:size]
-    if len(ends) < size or len(windows) != ends[-1] // 8 + 1 or unary[ends[-1] + 1 :].any():
-        raise InputError(f"masks: the window stream does not hold {size} numbers")
-    bits = np.unpackbits(subsets, bitorder="little")
-    if len(subsets) != -(-size * window // 8) or bits[size * window :].any():
-        raise InputError(f"masks: the subset stream does not hold {size} subsets of {window} bits")
-    weights = np.uint32(1) << np.arange(window, dtype=np.uint32)
-    values = bits[: size * window].reshape(size, window).astype(np.uint32) @ weights
-    numbers = np.diff(ends, prepend=-1) - 1
-    return SubsetMask(numbers.astype(np.uint16).reshape(shape), values.astype(np.uint32).reshape(shape))
+    def raw_bits(self, window: int) -> int:
+        """Bits without any modelling: every window's number in unary, and `window` bits a weight."""
+        return int(self.windows.sum(dtype=np.int64)) + self.windows.size * (1 + window)
