@@ -13,6 +13,7 @@ from slth_compile.errors import InputError, UnreachableError
 from slth_compile.plan import width
 from slth_compile.plan.calibrate import histogram
 from slth_compile.plan.calibration import COLUMNS, CONFIDENCE, HALF_OCTAVES, TARGETS, _limits, miss_probabilities
+from slth_compile.plan.objective import plan_pinned
 from slth_compile.plan.width import Problems, plan_gadget
 from slth_compile.source.dyadic import PRODUCT_BITS
 
@@ -243,3 +244,10 @@ def test_a_window_that_does_not_do_is_refused_by_name(monkeypatch: pytest.Monkey
     monkeypatch.setattr(width, "MAXIMUM_WIDTH", 20)
     with pytest.raises(UnreachableError, match=r"more than the 20 copies the format allows in windows of 12; ask"):
         plan_gadget(wanted, 12)
+
+
+def test_objectives_keep_to_a_window_that_is_asked_for() -> None:
+    """What rounding to 32 bits may take of the tolerance is left to them there too."""
+    wanted = problems(np.linspace(0.1, 0.6, 30), 0.02)
+    gadget, plain = plan_pinned(wanted, 16), plan_gadget(wanted, 16)
+    assert gadget.window == 16 and gadget.tolerance == wanted.tolerance and gadget.width >= plain.width
