@@ -69,6 +69,7 @@ def compile(
     input_shape: Shape = None,
     seed: Seed = 0,
     objective: Objective = "closest",
+    window: Annotated[int | None, typer.Option(help="Candidates solved together; the plan chooses otherwise.")] = None,
     evaluate: Annotated[str | None, typer.Option(metavar="FILE.npz", help="Labelled data x, y for accuracies.")] = None,
     literal: Annotated[bool, typer.Option(help="Evaluate the literal pruned network on it too.")] = False,
     attack: Annotated[bool, typer.Option(help="Set each bound beside what an attack finds.")] = True,
@@ -84,7 +85,9 @@ def compile(
     target = _model(model, factory, model_kwargs, input_shape)
     shape = parse_shape(input_shape)
     if dry_run:
-        planned = slth_compile.dry_run(target, eps, delta, domain=domains, objective=objective, input_shape=shape)
+        planned = slth_compile.dry_run(
+            target, eps, delta, domain=domains, objective=objective, window=window, input_shape=shape
+        )
         _print_plan(planned, as_json)
         return
     data = None
@@ -99,6 +102,7 @@ def compile(
             domain=domains,
             seed=seed,
             objective=objective,
+            window=window,
             input_shape=shape,
             evaluate=data,
             literal=literal,

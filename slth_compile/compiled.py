@@ -46,6 +46,7 @@ class Compiled:
         plan: Layout and predicted sizes, fixed before the source was drawn.
         ticket: Layout, seed and masks: all there is to the pruned network.
         layers: Its layers in closed form, exact.
+        errors: Enclosed weight errors by position in `folded`.
         domains: Where it is certified; None stands for a domain that was too large to be stored.
         certificates: One a domain.
         measured: Seconds, accuracies, attacks.
@@ -57,6 +58,7 @@ class Compiled:
     plan: Plan
     ticket: Ticket
     layers: tuple[EffectiveLayer, ...]
+    errors: Mapping[int, LayerErrors]
     domains: tuple[Domain | None, ...]
     certificates: tuple[Certificate, ...]
     measured: Measured
@@ -104,11 +106,6 @@ class Compiled:
     def weights(self) -> dict[int, LayerWeights]:
         """Effective weights by position in `folded`, float64."""
         return effective_weights(self.folded, self.ticket, self.layers)
-
-    @functools.cached_property
-    def errors(self) -> dict[int, LayerErrors]:
-        """Enclosed weight errors by position in `folded`."""
-        return weight_errors(self.folded, self.ticket, self.layers)
 
     @functools.cached_property
     def ticket_id(self) -> str:
@@ -232,12 +229,14 @@ def load_compiled(directory: str | os.PathLike[str]) -> Compiled:
         graph = _named(check(record.graph), record.stats["names"])
         folded = fold(graph)
         layout = record.ticket.layout
+        layers = effective_layers(folded, record.ticket)
         return Compiled(
             graph=graph,
             folded=folded,
             plan=predict(folded, layout, float(record.stats["planned_bound"])),
             ticket=record.ticket,
-            layers=effective_layers(folded, record.ticket),
+            layers=layers,
+            errors=weight_errors(folded, record.ticket, layers),
             domains=record.domains,
             certificates=tuple(Certificate.from_json(entry, graph) for entry in record.certificates),
             measured=measured_from_json(record.stats),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -9,7 +10,6 @@ import pathlib
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import Any
 
 import jax
@@ -48,6 +48,7 @@ def compile(
     domain: Domains | None = None,
     seed: int = 0,
     objective: str = CLOSEST,
+    window: int | None = None,
     input_shape: tuple[int, ...] | None = None,
     batch_axis: int | None = 0,
     evaluate: Labelled | None = None,
@@ -71,6 +72,7 @@ def compile(
         seed: Seed of the source, 0 <= seed < 2^64. Only this one is ever tried.
         objective: Which subset within its tolerance every weight takes: `"closest"`; `"sparsest"`, which keeps fewest
             random weights; `"fewest-bits"`, whose masks code shortest.
+        window: Candidates solved together, for every weight; None leaves it to the plan, layer by layer.
         input_shape: Per-sample input shape, where neither model nor domain tells it.
         batch_axis: Axis of the batch in the model's input; None for a model of single samples.
         evaluate: Labelled data `(x, y)` for accuracies.
@@ -102,7 +104,7 @@ def compile(
         if evaluate is not None:
             evaluate = measure.labelled(folded, evaluate)
         progress("plan", 0, 1)
-        planned = plan(folded, asked.eps, delta, domains, objective)
+        planned = plan(folded, asked.eps, delta, domains, objective, window)
         progress("plan", 1, 1)
     try:
         with clock("solve"):
@@ -115,9 +117,10 @@ def compile(
             errors = weight_errors(folded, ticket, layers)
             certificates = tuple(_certify(folded, errors, domains, progress))
             _refuse_above(certificates, asked.eps)
-        found = Compiled(graph, folded, planned, ticket, layers, domains, certificates, _nothing_measured(domains))
+        none = _nothing_measured(domains)
+        found = Compiled(graph, folded, planned, ticket, layers, errors, domains, certificates, none)
         measured = _measure(found, evaluate, literal, attack, clock, progress)
-        found = Compiled(graph, folded, planned, ticket, layers, domains, certificates, measured)
+        found = dataclasses.replace(found, measured=measured)
         if workspace is not None:
             workspace.finish(found.files())
     except OSError as error:
@@ -138,13 +141,14 @@ def dry_run(
     *,
     domain: Domains | None = None,
     objective: str = CLOSEST,
+    window: int | None = None,
     input_shape: tuple[int, ...] | None = None,
     batch_axis: int | None = 0,
 ) -> Plan:
     """What `compile` would draw and what it would cost; nothing is drawn. Arguments as for `compile`."""
     refuse_objective(objective)
     asked = checked_request(target_model, eps, delta, domain, input_shape, batch_axis)
-    return plan(asked.folded, asked.eps, delta, asked.domains, objective)
+    return plan(asked.folded, asked.eps, delta, asked.domains, objective, window)
 
 
 def load(directory: str | os.PathLike[str]) -> Compiled:
@@ -229,7 +233,8 @@ def _nothing_measured(domains: Sequence[Domain]) -> Measured:
 
 
 def _key(graph: Graph, planned: Plan, seed: int, domains: Sequence[Domain]) -> str:
-    parts = [VERSION, target_digest(graph), asdict(planned.layout), seed, [domain_digest(d) for d in domains]]
+    layout = dataclasses.asdict(planned.layout)
+    parts = [VERSION, target_digest(graph), layout, seed, [domain_digest(d) for d in domains]]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

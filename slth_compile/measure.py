@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
 
+from slth_compile.certificate.activations import FEW_INPUTS, activations
 from slth_compile.domain import Domain
 from slth_compile.errors import InputError
-from slth_compile.graph.evaluate import evaluate, target_weights
+from slth_compile.graph.evaluate import ArrayLike, evaluate, target_weights
 from slth_compile.graph.graph import Graph
 from slth_compile.report.summary import Evaluation
 
@@ -79,8 +80,14 @@ def largest_output(graph: Graph, domain: Domain, samples: int = 256) -> float:
     lower, upper = domain.regions()
     rows = np.unique(np.linspace(0, len(lower) - 1, min(samples, len(lower))).astype(np.int64))
     generator = np.random.default_rng(0)
-    weights = target_weights(graph)
-    function = jax.jit(lambda x: evaluate(graph, x, weights))
+    weights, program = target_weights(graph), jax.jit(lambda x, weights: evaluate(graph, x, weights))
+
+    def function(x: np.ndarray) -> Sequence[ArrayLike]:
+        if len(x) > FEW_INPUTS:
+            return program(x, {i: w._replace(clip=None) for i, w in weights.items()})
+        values = activations(graph, x)
+        return [values[i] for i in graph.outputs]
+
     largest = 0.0
     draws = 1 if np.array_equal(lower, upper) else max(1, samples // len(rows))
     for draw in range(draws):

@@ -18,6 +18,8 @@ from random_networks import NETWORKS, Case, drawer, random_case
 from slth_compile.certificate import enclosure
 from slth_compile.certificate.difference import LayerErrors, bound_difference, bound_tolerances
 from slth_compile.certificate.enclosure import Interval
+from slth_compile.checker import arithmetic, matrices, products
+from slth_compile.checker.fold import Layer
 from slth_compile.graph import nodes as n
 from slth_compile.graph.evaluate import LayerWeights, evaluate
 from slth_compile.graph.graph import Graph
@@ -51,10 +53,13 @@ def test_never_below_the_exact_difference(network, seed: int, nonnegative: bool,
     case = random_case(network(draw), rng, size, draw, nonnegative)
     lower, upper = random_regions(rng, case.graph.input_shape, nonnegative, coarse)
     found = bound_difference(case.graph, case.errors, lower, upper)
+    # A few regions are enclosed in NumPy, with the radii as they are.
+    few = [bound_difference(case.graph, case.errors, lower[rows], upper[rows]) for rows in (slice(2), slice(2, 4))]
     for region in range(REGIONS):
         for x in inputs_of(rng, lower[region], upper[region])[: 3 if region < 2 else 1]:
-            for leaf, values in zip(found, difference_at(case, x), strict=True):
-                assert is_inside(leaf, region, values)
+            values = difference_at(case, x)
+            for leaf, fewer, exact in zip(found, few[region // 2], values, strict=True):
+                assert is_inside(leaf, region, exact) and is_inside(fewer, region % 2, exact)
             for leaf, values in zip(found, exact_evaluate(case.graph, x, case.target), strict=True):
                 output = dataclasses.replace(leaf, lower=leaf.output_lower, upper=leaf.output_upper)
                 assert is_inside(output, region, values)
@@ -198,6 +203,34 @@ def _cancelling_sum_is_enclosed() -> bool:
         arrays = (jnp.asarray(enclosure.arranged(k, window)) for k in (kernel, np.abs(kernel)))
         found = Interval(*map(np.asarray, enclosure.linear_image([enclosure.Term(ones, *arrays)], window, None)))
     return bool(np.all((found.lower <= 0) & (found.upper >= 0)))
+
+
+@pytest.mark.parametrize("rows", [300, 512, 513, 2000])
+def test_long_sums_in_blocks_stay_enclosed(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums that cancel to nothing, by both engines; in blocks their enclosures are narrower than in one piece."""
+    rng = np.random.default_rng(rows)
+    half = rng.normal(0, 1e8, (rows // 2, 3))
+    kernel = rng.permuted(np.concatenate([half, -half, np.zeros((rows % 2, 3))]), axis=0)
+    values = rng.uniform(0.5, 1, (1, rows))
+    exact = [sum(Fraction(v) * Fraction(w) for v, w in zip(values[0], column, strict=True)) for column in kernel.T]
+    window = enclosure.Window(3)
+    ones = Interval(values.T.copy(), values.T.copy())
+    arrays = [enclosure.arranged(k, window) for k in (kernel, np.abs(kernel))]
+    layer = Layer(0, kernel[None], None, None, (), (), (), (), 1)
+
+    def widths() -> tuple[np.ndarray, np.ndarray]:
+        own = enclosure.linear_image([enclosure.Term(ones, *arrays)], window, None)
+        matrix = matrices._matrix(kernel[None], None, 1)
+        ((centre, radius),) = products.enclosed_product(layer, values, None, [matrix])
+        for low, high in ((own.lower[:, 0], own.upper[:, 0]), ((centre - radius)[0], (centre + radius)[0])):
+            assert all(Fraction(a) <= b <= Fraction(c) for a, b, c in zip(low, exact, high, strict=True))
+        return (own.upper - own.lower)[:, 0], 2 * radius[0]
+
+    blocked = widths()
+    for module in (enclosure, arithmetic, products):
+        monkeypatch.setattr(module, "BLOCK", 1 << 20)
+    for narrow, wide in zip(blocked, widths(), strict=True):
+        assert np.all(narrow < wide / 2) == (rows > 1000)
 
 
 def test_layer_weights_semantics_match_the_float_evaluator() -> None:

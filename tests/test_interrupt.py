@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import signal
 import sys
 
@@ -12,8 +14,12 @@ from helpers import start, stop_after
 
 import slth_compile as slth
 from slth_compile.checker import verify
+from slth_compile.graph import nodes as n
+from slth_compile.graph.graph import Graph
 from slth_compile.interrupts import feel, interrupts, wait_for_steps
 from slth_compile.subset_sum import network
+from slth_compile.ticket.format import MANIFEST, STATED
+from slth_compile.ticket.workspace import Workspace
 
 SIGNALS = [(number, i) for number in (signal.SIGINT, signal.SIGKILL) for i in range(20)]
 MOMENTS = np.random.default_rng(0).random(20)
@@ -205,3 +211,36 @@ def test_force_replaces_at_the_end(shared, tmp_path):
     compile_tiny(shared, out, seed=1, force=True)
     assert verify(out).seed == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+def test_a_run_stopped_after_every_part_ends_with_the_same_bytes(tmp_path, monkeypatch):
+    """Five layers, interrupted each time a part of one is on disk: in the end every stated file is what it would be."""
+    draw = np.random.default_rng(3)
+    sizes = (4, 5, 3, 6, 2, 3)
+    nodes = [n.Input(shape=(4,))]
+    for fan_in, outputs in itertools.pairwise(sizes):
+        arrays = {"kernel": draw.normal(size=(fan_in, outputs)) / 2, "bias": draw.normal(size=outputs)}
+        nodes.append(n.Dense(inputs=(len(nodes) - 1,), **arrays))
+        nodes.append(n.Relu(inputs=(len(nodes) - 1,)))
+    target = Graph(tuple(nodes[:-1]), (len(nodes) - 2,))
+    options = {"domain": slth.Points(draw.uniform(size=(3, 4))), "attack": False, "window": 8}
+
+    def stated(out):
+        return {name: (out / name).read_bytes() for name in (MANIFEST, *STATED)}
+
+    slth.compile(target, 4.0, 0.05, out=tmp_path / "whole", **options)
+    keep, kept = Workspace.keep, []
+
+    def keep_and_stop(workspace, index, part, mask):
+        keep(workspace, index, part, mask)
+        kept.append((index, part))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Workspace, "keep", keep_and_stop)
+    out = tmp_path / "parts"
+    while not out.exists():
+        with contextlib.suppress(KeyboardInterrupt):
+            slth.compile(target, 4.0, 0.05, out=out, resume=True, **options)
+        assert len(kept) < 20
+    assert kept == [(layer, part) for layer in range(5) for part in ("positive", "bias")]
+    assert stated(out) == stated(tmp_path / "whole")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from random_networks import depthwise, drawer, grouped, residual, strided
 
+from slth_compile.certificate.norms import point_norms
 from slth_compile.certificate.promise import _promises, promise_at_points
 from slth_compile.domain import Balls, Box, Domain, Points
 from slth_compile.errors import UnreachableError
@@ -134,6 +135,7 @@ def test_never_below_the_difference_of_errors_within_the_tolerances(network) -> 
         eta = random_tolerances(graph, size, rng)
         worst = worst_found(graph, eta, signed, x)
         assert np.all(worst <= _promises(graph, eta, x, 0) * MARGIN)
+        assert np.all(worst <= point_norms(graph, x).bound(eta) * MARGIN)
         assert worst.max() <= promise_at_points(graph, eta, x) * MARGIN
         # The sign attack comes close where little is unstable: the promise says something.
         assert size > 1e-4 or promise_at_points(graph, eta, x) <= 4 * worst.max()

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from slth_compile.errors import UnreachableError
+from slth_compile.errors import InputError, UnreachableError
 from slth_compile.plan import width
 from slth_compile.plan.calibrate import histogram
 from slth_compile.plan.calibration import COLUMNS, CONFIDENCE, HALF_OCTAVES, TARGETS, _limits, miss_probabilities
+from slth_compile.plan.objective import plan_pinned
 from slth_compile.plan.width import Problems, plan_gadget
 from slth_compile.source.dyadic import PRODUCT_BITS
 
@@ -210,3 +211,43 @@ def test_a_cell_of_the_table_can_be_measured_again(window, column):
     measured = histogram(window, column, entry["samples"])
     assert measured.sum() == entry["samples"] == sum(counts)
     assert measured[start : start + len(counts)].tolist() == counts
+
+
+def test_counts_an_octave_up_are_those_of_the_halved_weights() -> None:
+    """Counted once, moved for every gain: the grid's targets halve to targets of the grid."""
+    assert np.array_equal(TARGETS[16:], TARGETS[:-16] / 2)
+    wanted = problems(2.0 ** -np.random.default_rng(6).uniform(0, 14, 3000), 1e-9)
+    for octaves in range(width.GAINS):
+        np.testing.assert_array_equal(width._shifted(wanted.counts(0), octaves), wanted.counts(octaves))
+    for weight in np.concatenate([TARGETS, np.nextafter(TARGETS, 0)]):
+        (column,) = np.flatnonzero(width._shifted(problems(weight, 1e-9).counts(0), 2))
+        assert TARGETS[min(column, len(TARGETS) - 1)] >= weight / 4
+
+
+@pytest.mark.parametrize("window", [10, 16, 28])
+def test_a_window_that_is_asked_for_is_used_in_the_least_width(window: int) -> None:
+    wanted = problems(np.linspace(0.1, 0.6, 30), 0.02)
+    gadget = plan_gadget(wanted, window)
+    assert gadget.window == window and gadget.failure <= wanted.failure
+    limits = width._grid_limits()[window]
+    for gain in range(gadget.gain, gadget.gain + width.GAINS):
+        assert width._least_width(wanted, gain, window, limits, gadget.width - 1) is None
+    assert plan_gadget(problems([0.0], 0.1), window).window == window
+    if window % width.WINDOW_STEP == 0 and window <= width.LARGEST_WINDOW:
+        assert plan_gadget(wanted).width <= gadget.width
+
+
+def test_a_window_that_does_not_do_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = problems(0.9, 1e-2, 1e-6)
+    with pytest.raises(InputError, match=r"window is 15; expected one of the measured sizes 8, 10, .*28"):
+        plan_gadget(wanted, 15)
+    monkeypatch.setattr(width, "MAXIMUM_WIDTH", 20)
+    with pytest.raises(UnreachableError, match=r"more than the 20 copies the format allows in windows of 12; ask"):
+        plan_gadget(wanted, 12)
+
+
+def test_objectives_keep_to_a_window_that_is_asked_for() -> None:
+    """What rounding to 32 bits may take of the tolerance is left to them there too."""
+    wanted = problems(np.linspace(0.1, 0.6, 30), 0.02)
+    gadget, plain = plan_pinned(wanted, 16), plan_gadget(wanted, 16)
+    assert gadget.window == 16 and gadget.tolerance == wanted.tolerance and gadget.width >= plain.width

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from slth_compile.certificate.activations import FEW_INPUTS, activations
 from slth_compile.domain import Balls, Domain, Points
 from slth_compile.graph.evaluate import LayerWeights, evaluate
 from slth_compile.graph.graph import Graph
@@ -81,6 +82,10 @@ def attack(
     """
     clips = tuple({i: w.clip for i, w in weights.items()} for weights in (target_weights, ticket_weights))
     lower, upper = domain.regions()
+    if isinstance(domain, Points) and len(lower) <= FEW_INPUTS:
+        eager = functools.partial(_difference_in_numpy, graph)
+        pair = (target_weights, ticket_weights)
+        return _best(graph, eager, pair, lower, steps=0, restarts=0, inputs=len(lower), attacked=None)
     with jax.enable_x64(True):
         weights = tuple(
             {i: w._replace(clip=None) for i, w in weights.items()} for weights in (target_weights, ticket_weights)
@@ -124,6 +129,12 @@ def _difference(graph: Graph, clips: Clips, weights: tuple[Weights, ...], x: jax
     return jnp.concatenate([(g - f).reshape(len(x), -1) for f, g in zip(target, ticket, strict=True)], axis=1)
 
 
+def _difference_in_numpy(graph: Graph, weights: tuple[Weights, ...], x: np.ndarray) -> np.ndarray:
+    """The same without compiling anything."""
+    target, ticket = (activations(graph, x, w) for w in weights)
+    return np.concatenate([(ticket[i] - target[i]).reshape(len(x), -1) for i in graph.outputs], axis=1)
+
+
 def _climb(
     graph: Graph,
     clips: Clips,
@@ -156,7 +167,7 @@ def _climb(
 
 def _best(
     graph: Graph,
-    difference: Callable[..., jax.Array],
+    difference: Callable[..., jax.Array | np.ndarray],
     weights: tuple[Weights, ...],
     x: np.ndarray,
     *,

@@ -30,6 +30,9 @@ from slth_compile.graph.graph import Graph
 CHUNK_BYTES = 2**25
 """Memory for the largest layer's patches, all regions of a chunk together; more than the caches hold is slower."""
 
+FEW_REGIONS = 2
+"""Up to this many, NumPy is done before XLA has compiled a program for every shape; layers are prepared one by one."""
+
 THREADS = 2
 """Chunks under way at a time: XLA leaves cores idle between small programs."""
 
@@ -101,19 +104,20 @@ def bound_difference(
     """
     lower, upper = without_subnormals(np.asarray(lower, np.float64), np.asarray(upper, np.float64))
     regions = len(lower)
+    if regions <= FEW_REGIONS:
+        # Infinities and their differences are repaired where they come up.
+        with np.errstate(all="ignore"):
+            leaves = propagate(graph, lambda i: _layer(graph.nodes[i], errors[i]), lower, upper)
+        return tuple(Difference(*map(np.asarray, leaf)) for leaf in leaves)
     size = min(_power_of_two(chunk_bytes // _bytes_per_region(graph)), _power_of_two(2 * regions - 1))
     with jax.enable_x64(True):
-        layers = {
-            i: _layer(node, errors[i])
-            for i, node in enumerate(graph.nodes)
-            if isinstance(node, n.Convolution | n.Dense)
-        }
+        layers = {i: jax.tree.map(jnp.asarray, _layer(graph.nodes[i], _coarse(errors[i]))) for i in graph.layers}
 
     def chunk(start: int) -> list[list[np.ndarray]]:
         rows = np.minimum(np.arange(start, start + size), regions - 1)
         with jax.enable_x64(True):
             return jax.tree.map(
-                np.asarray, propagate(graph, layers, jnp.asarray(lower[rows]), jnp.asarray(upper[rows]))
+                np.asarray, propagate(graph, layers.__getitem__, jnp.asarray(lower[rows]), jnp.asarray(upper[rows]))
             )
 
     # The first chunk alone, so that nothing is compiled twice.
@@ -165,15 +169,27 @@ def bound_tolerances(
     return bound_difference(graph, errors, lower, upper, chunk_bytes=chunk_bytes)
 
 
-def _layer(node: n.Weighted, errors: LayerErrors) -> Layer:
-    """The layer's arrays on the device; 64 bit must be on."""
+def _coarse(errors: LayerErrors) -> LayerErrors:
+    """The errors with one radius an output channel, which costs a sum in place of a product."""
+
+    def coarse(radius: np.ndarray | float | None) -> np.ndarray | float | None:
+        return radius if radius is None or np.ndim(radius) < 2 else np.max(radius, tuple(range(np.ndim(radius) - 1)))
+
+    positive = coarse(errors.positive_radius)
+    assert positive is not None
+    return dataclasses.replace(errors, positive_radius=positive, negative_radius=coarse(errors.negative_radius))
+
+
+def _layer(node: n.Node, errors: LayerErrors) -> Layer:
+    """The layer's arrays, NumPy's."""
+    assert isinstance(node, n.Weighted)
     window = window_of(node)
     features = node.kernel.shape[-1:]
     bias = None if node.bias is None else _offset(node.bias, node.bias_error, features)
     negative = errors.negative_center, errors.negative_radius
     return Layer(
         *_split(node.kernel, window),
-        jnp.asarray(_magnitude(node.kernel_error)),
+        _magnitude(node.kernel_error),
         bias,
         _error(node, errors.positive_center, errors.positive_radius),
         None if negative[1] is None else _error(node, negative[0], negative[1]),
@@ -181,13 +197,14 @@ def _layer(node: n.Weighted, errors: LayerErrors) -> Layer:
     )
 
 
-def _split(kernel: np.ndarray, window: e.Window) -> tuple[jax.Array, jax.Array]:
+def _split(kernel: np.ndarray, window: e.Window) -> tuple[np.ndarray, np.ndarray]:
     """The kernel without subnormal entries, and magnitudes that make up for those left out."""
     kernel = e.arranged(np.asarray(kernel, np.float64), window)
     magnitude = np.abs(kernel)
     small = (magnitude < TINY) & (magnitude > 0)
-    arrays = np.where(small, 0.0, kernel), np.where(small, _SUBNORMAL_MAGNITUDE, magnitude)
-    return jnp.asarray(arrays[0]), jnp.asarray(arrays[1])
+    if not small.any():
+        return kernel, magnitude
+    return np.where(small, 0.0, kernel), np.where(small, _SUBNORMAL_MAGNITUDE, magnitude)
 
 
 def _error(node: n.Weighted, center: np.ndarray | None, radius: np.ndarray | float) -> Error:
@@ -195,7 +212,7 @@ def _error(node: n.Weighted, center: np.ndarray | None, radius: np.ndarray | flo
     if radius.ndim > 1:
         radius = e.arranged(np.broadcast_to(radius, node.kernel.shape), window)
     kernel, magnitude = (None, None) if center is None else _split(center, window)
-    return Error(kernel, magnitude, jnp.asarray(radius))
+    return Error(kernel, magnitude, radius)
 
 
 def _offset(centre: np.ndarray | None, radius: np.ndarray | float | None, shape: tuple[int, ...]) -> e.Offset | None:
@@ -205,7 +222,7 @@ def _offset(centre: np.ndarray | None, radius: np.ndarray | float | None, shape:
     small = np.abs(centre) < TINY
     radius = np.broadcast_to(_magnitude(0.0 if radius is None else radius), shape)
     radius = np.where(small & (centre != 0), 2 * TINY + 2 * radius, radius)
-    return e.Offset(jnp.asarray(np.where(small, 0.0, centre)), jnp.asarray(radius))
+    return e.Offset(np.where(small, 0.0, centre), radius)
 
 
 def _magnitude(radius: np.ndarray | float) -> np.ndarray:

@@ -1,11 +1,15 @@
-"""Interval enclosures of batches, and of what linear maps make of them."""
+"""Interval enclosures of batches, and of what linear maps make of them.
+
+Every function works on JAX arrays, and on NumPy arrays with NumPy alone: many regions are worth a compiled program for
+every shape, a few are not.
+"""
 
 from __future__ import annotations
 
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +18,11 @@ from jax import lax
 
 from slth_compile.certificate.rounding import TINY, UNIT_ROUNDOFF, down, gamma, up
 
+BLOCK = 512
+"""Most products that NumPy adds up at once."""
+
+Array = jax.Array | np.ndarray
+
 
 class Interval(NamedTuple):
     """All arrays `v` with `lower <= v <= upper`, elementwise; both of shape `(*shape, batch)`, float64.
@@ -21,10 +30,10 @@ class Interval(NamedTuple):
     The batch comes last: then every slice, pad and concatenation moves long contiguous rows.
     """
 
-    lower: jax.Array
-    upper: jax.Array
+    lower: Any
+    upper: Any
 
-    def each(self, function: Callable[[jax.Array], jax.Array]) -> Interval:
+    def each(self, function: Callable[[Any], Any]) -> Interval:
         """The image under a monotone function that rounds nothing."""
         return Interval(function(self.lower), function(self.upper))
 
@@ -58,34 +67,40 @@ class Term(NamedTuple):
     """
 
     values: Interval
-    kernel: jax.Array | None
-    magnitude: jax.Array | None
-    relative: jax.Array | float = 0.0
-    radius: jax.Array | None = None
+    kernel: Any
+    magnitude: Any
+    relative: Any = 0.0
+    radius: Any = None
 
 
 class Offset(NamedTuple):
     """A constant `b` with `|b - centre| <= radius`, each of shape `(S,)`."""
 
-    centre: jax.Array
-    radius: jax.Array
+    centre: Any
+    radius: Any
 
 
-def intervals(values: Interval, parts: Callable[[jax.Array], Sequence[jax.Array]]) -> list[Interval]:
+def library(values: Array) -> Any:
+    """NumPy for its own arrays, `jax.numpy` for all others."""
+    return np if isinstance(values, np.ndarray) else jnp
+
+
+def intervals(values: Interval, parts: Callable[[Any], Sequence[Any]]) -> list[Interval]:
     """The intervals of the parts that `parts` takes from an array."""
     return [Interval(*ends) for ends in zip(*map(parts, values), strict=True)]
 
 
-def elements(values: jax.Array, axes: tuple[int, ...]) -> list[jax.Array]:
+def elements(values: Any, axes: tuple[int, ...]) -> list[Any]:
     """The slices along `axes`, one for each index."""
-    front = jnp.moveaxis(values, axes, range(len(axes)))
+    front = library(values).moveaxis(values, axes, tuple(range(len(axes))))
     return list(front.reshape(-1, *front.shape[len(axes) :]))
 
 
 def repaired(values: Interval) -> Interval:
     """The interval with every bound that overflowed, or is not a number, replaced by an infinity that is true."""
-    lower = jnp.where(values.lower < jnp.inf, values.lower, -jnp.inf)
-    return Interval(lower, jnp.where(values.upper > -jnp.inf, values.upper, jnp.inf))
+    xp = library(values.lower)
+    lower = xp.where(values.lower < np.inf, values.lower, -np.inf)
+    return Interval(lower, xp.where(values.upper > -np.inf, values.upper, np.inf))
 
 
 def added(a: Interval, b: Interval) -> Interval:
@@ -96,28 +111,29 @@ def added(a: Interval, b: Interval) -> Interval:
 def multiplied(a: Interval, b: Interval) -> Interval:
     """All products, elementwise."""
     ends = [x * y for x in a for y in b]
-    low = jnp.minimum(jnp.minimum(ends[0], ends[1]), jnp.minimum(ends[2], ends[3]))
-    high = jnp.maximum(jnp.maximum(ends[0], ends[1]), jnp.maximum(ends[2], ends[3]))
+    xp = library(ends[0])
+    low = xp.minimum(xp.minimum(ends[0], ends[1]), xp.minimum(ends[2], ends[3]))
+    high = xp.maximum(xp.maximum(ends[0], ends[1]), xp.maximum(ends[2], ends[3]))
     return Interval(down(low), up(high))
 
 
 def nonnegative_part(values: Interval) -> Interval:
     """All `max(v, 0)`."""
-    return values.each(lambda v: jnp.maximum(v, 0.0))
+    return values.each(lambda v: library(v).maximum(v, 0.0))
 
 
 def nonpositive_part(values: Interval) -> Interval:
     """All `min(v, 0)`."""
-    return values.each(lambda v: jnp.minimum(v, 0.0))
+    return values.each(lambda v: library(v).minimum(v, 0.0))
 
 
-def centred(values: Interval) -> tuple[jax.Array, jax.Array]:
+def centred(values: Interval) -> tuple[Any, Any]:
     """`(centre, radius)` with every element within `radius` of `centre`; only rounding where the bounds meet."""
     centre = 0.5 * values.lower + 0.5 * values.upper
-    return centre, jnp.maximum(up(values.upper - centre), up(centre - values.lower))
+    return centre, library(centre).maximum(up(values.upper - centre), up(centre - values.lower))
 
 
-def mean(values: Interval, total: Callable[[jax.Array], jax.Array], counts: np.ndarray | float, terms: int) -> Interval:
+def mean(values: Interval, total: Callable[[Any], Any], counts: np.ndarray | float, terms: int) -> Interval:
     """All means `total(v) / counts`.
 
     Args:
@@ -128,14 +144,14 @@ def mean(values: Interval, total: Callable[[jax.Array], jax.Array], counts: np.n
     """
     share, error = 1.0 / counts, gamma(terms + 8)
 
-    def end(v: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return total(v) * share, total(jnp.abs(v)) * share * (error * (1 + 4 * error)) + 4 * terms * TINY
+    def end(v: Any) -> tuple[Any, Any]:
+        return total(v) * share, total(abs(v)) * share * (error * (1 + 4 * error)) + 4 * terms * TINY
 
     (low, low_error), (high, high_error) = end(values.lower), end(values.upper)
     return Interval(down(low - low_error), up(high + high_error))
 
 
-def slices(values: jax.Array, window: Window, fill: float = 0.0, first: int = 0) -> list[jax.Array]:
+def slices(values: Any, window: Window, fill: float = 0.0, first: int = 0) -> list[Any]:
     """What each tap sees from every position, one array a tap, taps in C order.
 
     Args:
@@ -154,8 +170,9 @@ def linear_image(terms: Sequence[Term], window: Window, offset: Offset | None) -
     """All sums of the terms' `K v` over the window, plus the offset.
 
     In centre and radius form, `K (c +- r) = kernel c +- |kernel| r`. Rounding of the first product is at most
-    `gamma |kernel| |c|`; it joins the radius before the second product, whose own rounding the factor `1 + 4 gamma`
-    covers: `(1 + gamma) / (1 - gamma) <= 1 + 4 gamma`, the few elementwise operations being part of the 32 spare terms.
+    `gamma |kernel| |c|`, gamma taken of the roundings that any one summand may meet; it joins the radius before the
+    second product, whose own rounding the factor `1 + 4 gamma` covers: `(1 + gamma) / (1 - gamma) <= 1 + 4 gamma`, the
+    few elementwise operations being part of the 32 spare terms.
 
     Args:
         terms: The summands, of one geometry; values of shape `(spatial..., C, batch)`.
@@ -165,33 +182,35 @@ def linear_image(terms: Sequence[Term], window: Window, offset: Offset | None) -
     Returns:
         Shape `(spatial'..., S, batch)`.
     """
+    xp = library(terms[0].values.lower)
     channels = terms[0].values.lower.shape[-2] // window.groups
     count = 2 * len(terms) * math.prod(window.taps) * channels + 32
-    error = gamma(count)
+    error = gamma(2 * len(terms) * _roundings(window, channels) + 32 if xp is np else count)
     inflate = 1 + 4 * error
-    products: list[tuple[jax.Array, jax.Array]] = []
-    spreads: list[tuple[jax.Array, jax.Array]] = []
-    sums: list[jax.Array] = []
+    products: list[tuple[Any, Any]] = []
+    spreads: list[tuple[Any, Any]] = []
+    sums: list[Any] = []
     for values, kernel, magnitude, relative, radius in terms:
-        centre, spread = centred(values.each(lambda v: jnp.moveaxis(v, -2, 0)))
-        size = jnp.abs(centre) + spread
+        centre, spread = centred(values.each(lambda v: xp.moveaxis(v, -2, 0)))
+        size = abs(centre) + spread
         if kernel is not None and magnitude is not None:
             products.append((centre, kernel))
             spreads.append(((spread + (relative + error) * size) * inflate + 4 * TINY, magnitude))
         if radius is not None and radius.ndim < 2:
-            sums.append(_window_sums(size * inflate + 4 * TINY, window) * _column(radius, size.ndim))
+            # One sum over all channels, in no blocks.
+            sums.append(_window_sums(size * (1 + 4 * gamma(count)) + 4 * TINY, window) * _column(radius, size.ndim))
         elif radius is not None:
             spreads.append((size * inflate + 4 * TINY, radius))
     sums += [_contract(spreads, window)] if spreads else []
-    reach = sum(sums[1:], sums[0])
-    middle = _contract(products, window) if products else jnp.zeros_like(reach)
+    reach: Any = sum(sums[1:], sums[0])
+    middle: Any = _contract(products, window) if products else xp.zeros_like(reach)
     if offset is not None:
         middle = middle + _column(offset.centre, reach.ndim)
         reach = reach + _column(offset.radius, reach.ndim)
-    reach = reach * (1 + 32 * UNIT_ROUNDOFF) + (jnp.abs(middle) * (2 * UNIT_ROUNDOFF) + 16 * count * TINY)
+    reach = reach * (1 + 32 * UNIT_ROUNDOFF) + (abs(middle) * (2 * UNIT_ROUNDOFF) + 16 * count * TINY)
     image = Interval(down(middle - reach), up(middle + reach))
     shape = (window.features, *image.lower.shape[1:])
-    return image.each(lambda v: jnp.moveaxis(jnp.broadcast_to(v, shape), 0, -2))
+    return image.each(lambda v: xp.moveaxis(xp.broadcast_to(v, shape), 0, -2))
 
 
 def arranged(kernel: np.ndarray, window: Window) -> np.ndarray:
@@ -206,7 +225,7 @@ def arranged(kernel: np.ndarray, window: Window) -> np.ndarray:
     return np.ascontiguousarray(split.transpose(order))
 
 
-def _contract(factors: Sequence[tuple[jax.Array, jax.Array]], window: Window) -> jax.Array:
+def _contract(factors: Sequence[tuple[Any, Any]], window: Window) -> Any:
     """Sum over pairs `(values, kernel)`, taps and channels: explicit products, never a convolution routine.
 
     Values have shape `(C, spatial..., batch)`, kernels are `arranged`; the result is `(S, spatial'..., batch)`.
@@ -221,25 +240,46 @@ def _contract(factors: Sequence[tuple[jax.Array, jax.Array]], window: Window) ->
             padded = _padded(values, window, 0.0, 1)
             groups = padded.reshape(window.groups, -1, *padded.shape[1:])
             product = functools.partial(_product, window=window)
-            result = product(groups[0], kernel[0]) if window.groups == 1 else jax.vmap(product)(groups, kernel)
+            if window.groups == 1:
+                result = product(groups[0], kernel[0])
+            elif isinstance(values, np.ndarray):
+                result = np.stack([product(*pair) for pair in zip(groups, kernel, strict=True)])
+            else:
+                result = jax.vmap(product)(groups, kernel)
             results.append(result.reshape(window.features, *result.shape[1 - values.ndim :]))
     return sum(results[1:], results[0])
 
 
-def _product(values: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
+def _product(values: Any, kernel: Any, window: Window) -> Any:
     """One group's product of `(C, padded..., batch)` and `(outer taps..., S, inner taps..., C)`."""
+    xp = library(values)
     features = window.features // window.groups
     outer = _outer_axes(window, len(values), features)
     for axis in reversed(range(outer, len(window.taps))):
-        values = jnp.concatenate([_shifted(values, window, axis, t, 1) for t in range(window.taps[axis])])
+        values = xp.concatenate([_shifted(values, window, axis, t, 1) for t in range(window.taps[axis])])
     # Row-major operands: XLA's CPU product of a transposed one is three times slower.
     flat = kernel.reshape(-1, len(values)), values.reshape(len(values), -1)
-    result = lax.dot(*flat, precision=lax.Precision.HIGHEST)
+    result = _blocked(*flat) if xp is np else lax.dot(*flat, precision=lax.Precision.HIGHEST)
     result = result.reshape(*window.taps[:outer], features, *values.shape[1:])
     for axis in reversed(range(outer)):
-        by_tap = jnp.moveaxis(result, axis, 0)
+        by_tap = xp.moveaxis(result, axis, 0)
         parts = [_shifted(part, window, axis, t, axis + 1) for t, part in enumerate(by_tap)]
         result = sum(parts[1:], parts[0])
+    return result
+
+
+def _roundings(window: Window, channels: int) -> int:
+    """How many roundings a product may meet on its way through `_blocked` and the sums over outer taps."""
+    taps = math.prod(window.taps)
+    terms = taps * channels
+    return terms if terms <= BLOCK else BLOCK + -(-terms // BLOCK) + taps
+
+
+def _blocked(kernel: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The product of two matrices as a sum over blocks of what is added up: rounding grows with the longest sum."""
+    result = kernel[:, :BLOCK] @ values[:BLOCK]
+    for start in range(BLOCK, len(values), BLOCK):
+        result += kernel[:, start : start + BLOCK] @ values[start : start + BLOCK]
     return result
 
 
@@ -255,33 +295,33 @@ def _outer_axes(window: Window, channels: int, features: int) -> int:
     return min(range(max(1, len(window.taps))), key=cost)
 
 
-def _padded(values: jax.Array, window: Window, fill: float, first: int) -> jax.Array:
+def _padded(values: Any, window: Window, fill: float, first: int) -> Any:
     if not any(map(any, window.padding)):
         return values
     after = values.ndim - first - len(window.padding)
     widths = ((0, 0),) * first + window.padding + ((0, 0),) * after
-    return jnp.pad(values, widths, constant_values=fill)
+    return library(values).pad(values, widths, constant_values=fill)
 
 
-def _shifted(values: jax.Array, window: Window, axis: int, tap: int, first: int) -> jax.Array:
+def _shifted(values: Any, window: Window, axis: int, tap: int, first: int) -> Any:
     """What one tap of one spatial axis sees from every position along it."""
     dilation, stride = window.dilation[axis], window.stride[axis]
     reach = values.shape[axis + first] - (window.taps[axis] - 1) * dilation
-    return lax.slice_in_dim(values, tap * dilation, tap * dilation + reach, stride, axis + first)
+    return values[(slice(None),) * (axis + first) + (slice(tap * dilation, tap * dilation + reach, stride),)]
 
 
-def _repeated(values: jax.Array, window: Window) -> jax.Array:
+def _repeated(values: Any, window: Window) -> Any:
     """One entry a group, repeated for each of the group's output features; one group is left to broadcasting."""
     groups, features = window.groups, window.features
-    return values if groups in (1, features) else jnp.repeat(values, features // groups, axis=0)
+    return values if groups in (1, features) else library(values).repeat(values, features // groups, axis=0)
 
 
-def _column(channels: jax.Array, rank: int) -> jax.Array:
+def _column(channels: Any, rank: int) -> Any:
     """A scalar, or one entry a channel along the first of `rank` axes."""
     return channels.reshape(-1, *(1,) * (rank - 1))
 
 
-def _window_sums(values: jax.Array, window: Window) -> jax.Array:
+def _window_sums(values: Any, window: Window) -> Any:
     """The sum of what each output reads: one reduction, shape `(S or 1, spatial'..., batch)`."""
     sums = values.reshape(window.groups, -1, *values.shape[1:]).sum(1)
     parts = slices(sums, window, first=1)

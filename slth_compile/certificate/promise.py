@@ -33,17 +33,25 @@ from jax import lax
 
 from slth_compile.certificate.difference import window_of
 from slth_compile.certificate.enclosure import slices
+from slth_compile.certificate.sensitivity import multiplications
 from slth_compile.graph import nodes as n
 from slth_compile.graph.evaluate import apply_node, linear, target_weights
 from slth_compile.graph.graph import Graph, Structure
 
-LARGEST_OUTPUT = 64
-"""With more output elements than this the interval bound D serves."""
+LARGEST_WORK = 2**37
+"""Multiplications of all backward passes, one a point and output, that one value of `B` may cost."""
 
+_ROWS = 64
 _BATCH = 64
 _CHUNK_BYTES = 2**27
 # Stands in for the rounding of activations, relative to the largest of their node.
 _SLACK = 2.0**-19
+
+
+def is_affordable(graph: Graph, points: int) -> bool:
+    """Whether `promise_at_points` is within `LARGEST_WORK`; `certificate.norms` serves larger networks."""
+    outputs = sum(math.prod(graph.shapes[i]) for i in graph.outputs)
+    return outputs * points * multiplications(graph) <= LARGEST_WORK
 
 
 def promise_at_points(graph: Graph, tolerances: Mapping[int, tuple[float, float]], x: np.ndarray) -> float:
@@ -77,7 +85,7 @@ def promise_at_points(graph: Graph, tolerances: Mapping[int, tuple[float, float]
 def _promises(graph: Graph, tolerances: Mapping[int, tuple[float, float]], x: np.ndarray, start: int) -> np.ndarray:
     """`B(eta)` of every point, `(samples,)`, by backward passes that stop at node `start`."""
     outputs = sum(math.prod(graph.shapes[i]) for i in graph.outputs)
-    elements = max(math.prod(shape) for shape in graph.shapes) * min(outputs, LARGEST_OUTPUT)
+    elements = max(math.prod(shape) for shape in graph.shapes) * min(outputs, _ROWS)
     size = max(1, min(_BATCH, _CHUNK_BYTES // (8 * elements)))
     weights = {
         i: (_single(w.positive), None if w.bias is None else _single(w.bias)) for i, w in target_weights(graph).items()
@@ -88,7 +96,8 @@ def _promises(graph: Graph, tolerances: Mapping[int, tuple[float, float]], x: np
     for first in range(0, len(x), size):
         rows = np.minimum(np.arange(first, first + size), len(x) - 1)
         bounds.append(np.asarray(program(weights, eta, _single(x[rows])), np.float64))
-    return np.concatenate(bounds)[: len(x)]
+    # What overflows on the way is bounded by nothing.
+    return np.nan_to_num(np.concatenate(bounds)[: len(x)], nan=np.inf, posinf=np.inf)
 
 
 @functools.lru_cache(maxsize=32)
@@ -99,8 +108,6 @@ def _program(structure: Structure, start: int):
 def _promise(graph: Graph, start: int, weights: Any, eta: Any, x: jax.Array) -> jax.Array:
     values, residuals, interval = _forward(graph, weights, eta, x)
     reach = jnp.max(jnp.stack([_largest(interval[i]) for i in graph.outputs]), 0)
-    if sum(math.prod(graph.shapes[i]) for i in graph.outputs) > LARGEST_OUTPUT:
-        return reach
     sizes = {i: interval[i] if _is_entrance(graph, i, start) else r for i, r in residuals.items() if i >= start}
     sizes |= {j: interval[j] for j in range(1, start) if _is_read_past(graph, j, start)}
 
@@ -207,8 +214,7 @@ def _windows(node: n.Weighted, z: jax.Array) -> jax.Array:
     """Sum of `z` over every window of a layer, each group apart, `(batch, spatial'..., S)` or broadcastable."""
     if isinstance(node, n.Dense):
         return jnp.sum(z, -1, keepdims=True)
-    sums = sum(slices(z, window_of(node), first=1))
-    assert not isinstance(sums, int)
+    sums = functools.reduce(jnp.add, slices(z, window_of(node), first=1))
     grouped = sums.reshape(*sums.shape[:-1], node.groups, -1).sum(-1)
     return jnp.repeat(grouped, node.kernel.shape[-1] // node.groups, -1)
 

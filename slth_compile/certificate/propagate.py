@@ -1,17 +1,19 @@
-"""Enclosures of the pair (target activation, difference) carried through a graph, node by node."""
+"""Enclosures of the pair (target activation, difference) carried through a graph, node by node.
+
+JAX arrays go through programs compiled for every shape, NumPy arrays through NumPy: the same lines serve both.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from slth_compile.certificate import enclosure as e
 from slth_compile.certificate import relaxations
@@ -24,17 +26,17 @@ from slth_compile.graph.graph import Graph
 class Error(NamedTuple):
     """Errors of a kernel, as `enclosure.Term` takes them."""
 
-    kernel: jax.Array | None
-    magnitude: jax.Array | None
-    radius: jax.Array
+    kernel: e.Array | None
+    magnitude: e.Array | None
+    radius: e.Array
 
 
 class Layer(NamedTuple):
     """One weighted layer of both networks: `W`, its magnitude and relative error, `b`, and `E_p`, `E_n`, `e_b`."""
 
-    kernel: jax.Array
-    magnitude: jax.Array
-    relative: jax.Array
+    kernel: e.Array
+    magnitude: e.Array
+    relative: e.Array
     bias: e.Offset | None
     positive: Error
     negative: Error | None
@@ -64,47 +66,50 @@ class _Operation:
         return hash(self._key)
 
 
-def propagate(graph: Graph, layers: Mapping[int, Layer], lower: jax.Array, upper: jax.Array) -> list[list[jax.Array]]:
+def propagate(graph: Graph, layers: Callable[[int], Layer], lower: e.Array, upper: e.Array) -> list[list[e.Array]]:
     """Enclosures of every output leaf, `(d lower, d upper, x lower, x upper)`, over a batch of regions.
 
-    Every node is a compiled program of its own, shared by all nodes of its shape: XLA on CPU would fuse neighbours and
-    compute the first again for every use in the second.
+    For JAX arrays every node is a compiled program of its own, shared by all nodes of its shape: XLA on CPU would fuse
+    neighbours and compute the first again for every use in the second.
 
     Args:
         graph: The folded target.
-        layers: Arrays of every weighted layer, by node position.
+        layers: Arrays of the weighted layer at a position, of the library that the regions come in.
         lower: Lower ends of the regions, shape `(regions, *input_shape)`.
         upper: Upper ends, likewise.
     """
+    compiled = not isinstance(lower, np.ndarray)
+    weighted, scaled, unweighted = (
+        (_weighted_program, _scaled_program, _unweighted_program) if compiled else (_weighted, _scaled, _unweighted)
+    )
     last = {i: position for position, node in enumerate(graph.nodes) for i in node.inputs}
     pairs = {0: _entered(lower, upper)}
     for position, node in enumerate(graph.nodes[1:], 1):
         operands = [pairs[i] for i in node.inputs]
         if isinstance(node, n.Convolution | n.Dense):
-            pairs[position] = _weighted(window_of(node), operands[0], layers[position])
+            pairs[position] = weighted(window_of(node), operands[0], layers(position))
         elif isinstance(node, n.Affine):
-            pairs[position] = _scaled(operands[0], *_affine(node))
+            pairs[position] = scaled(operands[0], *_affine(node))
         else:
-            pairs[position] = _unweighted(_Operation(node), operands)
+            pairs[position] = unweighted(_Operation(node), operands)
         for i in {*node.inputs} - {*graph.outputs}:
             if last[i] == position:
                 del pairs[i]
     return [_left(pairs[i]) for i in graph.outputs]
 
 
-@jax.jit
-def _entered(lower: jax.Array, upper: jax.Array) -> Pair:
-    return Pair(e.Interval(jnp.moveaxis(lower, 0, -1), jnp.moveaxis(upper, 0, -1)), None)
+def _entered(lower: e.Array, upper: e.Array) -> Pair:
+    xp = e.library(lower)
+    return Pair(e.Interval(xp.moveaxis(lower, 0, -1), xp.moveaxis(upper, 0, -1)), None)
 
 
-@jax.jit
-def _left(pair: Pair) -> list[jax.Array]:
+def _left(pair: Pair) -> list[e.Array]:
     x, d = pair
-    d = e.Interval(jnp.zeros_like(x.lower), jnp.zeros_like(x.lower)) if d is None else d
-    return [jnp.moveaxis(end, -1, 0) for end in (*d, *x)]
+    xp = e.library(x.lower)
+    d = e.Interval(xp.zeros_like(x.lower), xp.zeros_like(x.lower)) if d is None else d
+    return [xp.moveaxis(end, -1, 0) for end in (*d, *x)]
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def _weighted(window: e.Window, pair: Pair, layer: Layer) -> Pair:
     x, d = pair
     z = x if d is None else e.added(x, d)
@@ -122,15 +127,18 @@ def _weighted(window: e.Window, pair: Pair, layer: Layer) -> Pair:
     return _both(Pair(y, e.linear_image([*moved, *parts], window, layer.bias_error)), e.repaired)
 
 
-@jax.jit
 def _scaled(pair: Pair, scale: e.Interval | None, shift: e.Interval | None) -> Pair:
     pair = pair if scale is None else _both(pair, lambda v: e.multiplied(v, scale))
     return _both(Pair(pair.x if shift is None else e.added(pair.x, shift), pair.d), e.repaired)
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def _unweighted(operation: _Operation, operands: Sequence[Pair]) -> Pair:
     return _both(_image(operation.node, operands), e.repaired)
+
+
+_weighted_program = functools.partial(jax.jit, static_argnums=0)(_weighted)
+_scaled_program = jax.jit(_scaled)
+_unweighted_program = functools.partial(jax.jit, static_argnums=0)(_unweighted)
 
 
 def _image(node: n.Node, operands: Sequence[Pair]) -> Pair:
@@ -142,7 +150,7 @@ def _image(node: n.Node, operands: Sequence[Pair]) -> Pair:
             return Pair(relaxations.activation_image(x, slope), moved)
         case n.MaxPool():
             window = window_of(node)
-            return _largest(operands[0], lambda v: e.slices(v, window, -jnp.inf))
+            return _largest(operands[0], lambda v: e.slices(v, window, -np.inf))
         case n.Maximum():
             axes = node.axes
             return _largest(operands[0], lambda v: e.elements(v, axes))
@@ -159,12 +167,12 @@ def _image(node: n.Node, operands: Sequence[Pair]) -> Pair:
             counts = pool_counts(node, x.lower.shape[:-1])[..., None]
             return _both(
                 operands[0],
-                lambda v: e.mean(v, lambda a: functools.reduce(jnp.add, e.slices(a, window)), counts, terms),
+                lambda v: e.mean(v, lambda a: functools.reduce(operator.add, e.slices(a, window)), counts, terms),
             )
         case n.Mean():
             axes = node.axes
             terms = math.prod(x.lower.shape[a] for a in axes)
-            return _both(operands[0], lambda v: e.mean(v, lambda a: jnp.sum(a, axes), float(terms), terms))
+            return _both(operands[0], lambda v: e.mean(v, lambda a: a.sum(axes), float(terms), terms))
         case n.Concatenate():
             return _concatenated(operands, node.axis)
         case _:
@@ -175,7 +183,7 @@ def _both(pair: Pair, image: Callable[[e.Interval], e.Interval]) -> Pair:
     return Pair(image(pair.x), None if pair.d is None else image(pair.d))
 
 
-def _largest(pair: Pair, parts: Callable[[jax.Array], Sequence[jax.Array]]) -> Pair:
+def _largest(pair: Pair, parts: Callable[[Any], Sequence[Any]]) -> Pair:
     x, d = pair
     if d is None:
         return Pair(*relaxations.maximum_image(e.intervals(x, parts), None, None))
@@ -184,21 +192,21 @@ def _largest(pair: Pair, parts: Callable[[jax.Array], Sequence[jax.Array]]) -> P
 
 def _concatenated(operands: Sequence[Pair], axis: int) -> Pair:
     def join(intervals: Sequence[e.Interval]) -> e.Interval:
-        return e.Interval(*(jnp.concatenate(ends, axis) for ends in zip(*intervals, strict=True)))
+        return e.Interval(*(xp.concatenate(ends, axis) for ends in zip(*intervals, strict=True)))
 
+    xp = e.library(operands[0].x.lower)
     xs = [pair.x for pair in operands]
     if all(pair.d is None for pair in operands):
         return Pair(join(xs), None)
-    return Pair(join(xs), join([pair.x.each(jnp.zeros_like) if pair.d is None else pair.d for pair in operands]))
+    return Pair(join(xs), join([pair.x.each(xp.zeros_like) if pair.d is None else pair.d for pair in operands]))
 
 
-def _moved(node: n.Node, values: jax.Array) -> jax.Array:
+def _moved(node: n.Node, values: Any) -> Any:
     match node:
         case n.Slice():
-            batch = values.shape[-1]
-            return lax.slice(values, (*node.start, 0), (*node.limit, batch), (*node.stride, 1))
+            return values[tuple(slice(*ends) for ends in zip(node.start, node.limit, node.stride, strict=True))]
         case n.Pad():
-            return jnp.pad(values, (*node.padding, (0, 0)))
+            return e.library(values).pad(values, (*node.padding, (0, 0)))
         case n.Reshape():
             return values.reshape(*node.shape, values.shape[-1])
         case n.Transpose():
@@ -225,6 +233,6 @@ def _affine(node: n.Affine) -> tuple[e.Interval | None, e.Interval | None]:
             return None
         array = np.asarray(array, np.float64)[..., None]
         lower, upper = without_subnormals(array, array)
-        return e.Interval(jnp.asarray(lower), jnp.asarray(upper))
+        return e.Interval(lower, upper)
 
     return exact(node.scale), exact(node.shift)

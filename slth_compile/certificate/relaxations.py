@@ -6,24 +6,23 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from slth_compile.certificate.enclosure import Interval, nonnegative_part
+from slth_compile.certificate.enclosure import Interval, library, nonnegative_part
 from slth_compile.certificate.rounding import down, up, without_subnormals
 
-Rounding = Callable[[jax.Array], jax.Array]
+Rounding = Callable[[Any], Any]
 
 
 def activation_image(y: Interval, slope: float = 0.0) -> Interval:
     """The image of `a(y) = max(y, slope * y)`, `0 <= slope <= 1`."""
     if slope == 0.0:
         return nonnegative_part(y)
-    factor = _exactly(Fraction(slope))
+    xp, factor = library(y.lower), _exactly(Fraction(slope))
     low, high = _scaled(y.lower, factor, down), _scaled(y.upper, factor, up)
-    return Interval(jnp.maximum(y.lower, low), jnp.maximum(y.upper, high))
+    return Interval(xp.maximum(y.lower, low), xp.maximum(y.upper, high))
 
 
 def activation_difference(y: Interval, d: Interval, slope: float = 0.0, z: Interval | None = None) -> Interval:
@@ -39,14 +38,14 @@ def activation_difference(y: Interval, d: Interval, slope: float = 0.0, z: Inter
         slope: Slope below zero, in [0, 1]; the rule holds for convex `a` only.
         z: The ticket's pre-activation, if bounds better than `y + d` are known.
     """
-    (yl, yu), (dl, du) = y, d
+    (yl, yu), (dl, du), xp = y, d, library(d.lower)
     if z is None:
-        highest, lowest = jnp.where(du >= 0, yu, yl), jnp.where(dl >= 0, yl, yu)
+        highest, lowest = xp.where(du >= 0, yu, yl), xp.where(dl >= 0, yl, yu)
     else:
-        du = jnp.minimum(du, up(z.upper - yl))
-        dl = jnp.maximum(dl, down(z.lower - yu))
-        highest = jnp.where(du >= 0, jnp.minimum(yu, up(z.upper - du)), jnp.maximum(yl, down(z.lower - du)))
-        lowest = jnp.where(dl >= 0, jnp.maximum(yl, down(z.lower - dl)), jnp.minimum(yu, up(z.upper - dl)))
+        du = xp.minimum(du, up(z.upper - yl))
+        dl = xp.maximum(dl, down(z.lower - yu))
+        highest = xp.where(du >= 0, xp.minimum(yu, up(z.upper - du)), xp.maximum(yl, down(z.lower - du)))
+        lowest = xp.where(dl >= 0, xp.maximum(yl, down(z.lower - dl)), xp.minimum(yu, up(z.upper - dl)))
     return Interval(_rise(lowest, dl, slope, down), _rise(highest, du, slope, up))
 
 
@@ -65,14 +64,15 @@ def maximum_image(
         d: Ticket minus target, or None where they agree.
         z: Elements of the ticket, marked likewise, or None with `d`.
     """
+    xp = library(x[0].lower)
     image = Interval(_highest([v.lower for v in x]), _highest([v.upper for v in x]))
     if d is None or z is None:
         return image, None
     ticket = Interval(_highest([v.lower for v in z]), _highest([v.upper for v in z]))
-    wins = [jnp.where(v.upper >= ticket.lower, w.upper, -jnp.inf) for v, w in zip(z, d, strict=True)]
-    holds = [jnp.where(v.upper >= image.lower, w.lower, jnp.inf) for v, w in zip(x, d, strict=True)]
+    wins = [xp.where(v.upper >= ticket.lower, w.upper, -np.inf) for v, w in zip(z, d, strict=True)]
+    holds = [xp.where(v.upper >= image.lower, w.lower, np.inf) for v, w in zip(x, d, strict=True)]
     lower, upper = down(ticket.lower - image.upper), up(ticket.upper - image.lower)
-    return image, Interval(jnp.maximum(lower, -_highest([-v for v in holds])), jnp.minimum(upper, _highest(wins)))
+    return image, Interval(xp.maximum(lower, -_highest([-v for v in holds])), xp.minimum(upper, _highest(wins)))
 
 
 def softmax_image(x: Interval, d: Interval | None, axis: int) -> tuple[Interval, Interval | None]:
@@ -80,11 +80,12 @@ def softmax_image(x: Interval, d: Interval | None, axis: int) -> tuple[Interval,
 
     Softmax does not see a shift along `axis`, so `D = max |d - t|` for the best `t`, which is half the spread of `d`.
     """
-    image = Interval(jnp.zeros_like(x.lower), jnp.ones_like(x.upper))
+    xp = library(x.lower)
+    image = Interval(xp.zeros_like(x.lower), xp.ones_like(x.upper))
     if d is None:
         return image, None
-    spread = up(jnp.max(d.upper, axis, keepdims=True) - jnp.min(d.lower, axis, keepdims=True))
-    reach = jnp.broadcast_to(jnp.minimum(1.0, up(0.25 * spread)), x.lower.shape)
+    spread = up(xp.max(d.upper, axis, keepdims=True) - xp.min(d.lower, axis, keepdims=True))
+    reach = xp.broadcast_to(xp.minimum(1.0, up(0.25 * spread)), x.lower.shape)
     return image, Interval(-reach, reach)
 
 
@@ -93,22 +94,24 @@ def log_softmax_image(x: Interval, d: Interval | None, axis: int) -> tuple[Inter
 
     The logarithm of the sum lies between `max x` and `max x + log n`, and moves by a weighted mean of the `d_j`.
     """
+    xp = library(x.lower)
     terms = math.log(x.lower.shape[axis]) * (1 + 2.0**-40)
-    peak_low, peak_high = (jnp.max(v, axis, keepdims=True) for v in x)
-    image = Interval(down(down(x.lower - peak_high) - terms), jnp.minimum(0.0, up(x.upper - peak_low)))
+    peak_low, peak_high = (xp.max(v, axis, keepdims=True) for v in x)
+    image = Interval(down(down(x.lower - peak_high) - terms), xp.minimum(0.0, up(x.upper - peak_low)))
     if d is None:
         return image, None
-    low, high = jnp.min(d.lower, axis, keepdims=True), jnp.max(d.upper, axis, keepdims=True)
+    low, high = xp.min(d.lower, axis, keepdims=True), xp.max(d.upper, axis, keepdims=True)
     return image, Interval(down(d.lower - high), up(d.upper - low))
 
 
-def _highest(values: Sequence[jax.Array]) -> jax.Array:
-    return functools.reduce(jnp.maximum, values)
+def _highest(values: Sequence[Any]) -> Any:
+    return functools.reduce(library(values[0]).maximum, values)
 
 
-def _rise(y: jax.Array, d: jax.Array, slope: float, rounded: Rounding) -> jax.Array:
+def _rise(y: Any, d: Any, slope: float, rounded: Rounding) -> Any:
     """`a(y + d) - a(y)` rounded outward, without cancellation: `slope * d + (1 - slope) * (relu(y + d) - relu(y))`."""
-    relu = jnp.where(y >= 0, jnp.maximum(d, -y), jnp.maximum(0.0, rounded(y + d)))
+    xp = library(y)
+    relu = xp.where(y >= 0, xp.maximum(d, -y), xp.maximum(0.0, rounded(y + d)))
     if slope == 0.0:
         return relu
     steep = _scaled(relu, _exactly(1 - Fraction(slope)), rounded)
@@ -124,7 +127,7 @@ def _exactly(number: Fraction) -> tuple[float, float]:
     return float(bounds[0]), float(bounds[1])
 
 
-def _scaled(value: jax.Array, factor: tuple[float, float], rounded: Rounding) -> jax.Array:
+def _scaled(value: Any, factor: tuple[float, float], rounded: Rounding) -> Any:
     """The lower or upper end, as `rounded` says, of `factor * value`."""
-    pick = jnp.maximum if rounded is up else jnp.minimum
+    pick = library(value).maximum if rounded is up else library(value).minimum
     return rounded(pick(factor[0] * value, factor[1] * value))

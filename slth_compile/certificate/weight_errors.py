@@ -43,8 +43,7 @@ def _layer_errors(
         if sums is None:
             return None, None
         folding = node.kernel_error * np.abs(node.kernel)
-        center, radius = enclose_difference(from_canonical(node, sums), gadget.gain, node.kernel, folding)
-        return center, radius.reshape(-1, radius.shape[-1]).max(0)
+        return enclose_difference(from_canonical(node, sums), gadget.gain, node.kernel, folding)
 
     positive, positive_radius = kernel(layer.positive)
     negative, negative_radius = kernel(layer.negative)

@@ -25,6 +25,15 @@ class Interval(NamedTuple):
     upper: np.ndarray
 
 
+BLOCK = 512
+"""Most products that are added up at once; the sums of blocks are added one by one."""
+
+
+def roundings(terms: int) -> int:
+    """How many roundings any of `terms` products meets at most on its way into their sum, in blocks of `BLOCK`."""
+    return min(terms, BLOCK) + -(-terms // BLOCK) - 1
+
+
 def gamma(terms: int) -> float:
     """An upper bound of `n u / (1 - n u)`, for `n < 2^31` terms."""
     return terms * UNIT * (1 + 2.0**-20)

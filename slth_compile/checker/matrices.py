@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from slth_compile.checker.arithmetic import Interval, gamma, to_centre, up
+from slth_compile.checker.arithmetic import Interval, gamma, roundings, to_centre, up
 from slth_compile.checker.fold import Layer
 from slth_compile.checker.rational import Triple
 from slth_compile.checker.weights import folded_weight
@@ -92,7 +92,7 @@ def _matrix(centre: np.ndarray, radius: np.ndarray | None, groups: int) -> Matri
         return np.ascontiguousarray(split.reshape(groups, -1, outputs))
 
     magnitude = np.abs(centre)
-    noise = gamma(taps * channels // groups + EXTRA_ROUNDINGS) * magnitude
+    noise = gamma(roundings(taps * channels // groups) + EXTRA_ROUNDINGS) * magnitude
     if radius is not None:
         noise, magnitude = noise + radius, up(magnitude + radius)
     return Matrix(grouped(centre), grouped(up(noise)), grouped(magnitude))

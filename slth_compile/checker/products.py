@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from slth_compile.checker.arithmetic import BLOCK
 from slth_compile.checker.fold import Layer
 from slth_compile.checker.matrices import Ball, Matrix
 
@@ -49,7 +50,8 @@ def products(
         absolute: Likewise.
 
     Returns:
-        Arrays `(n, spatial'..., S)`. Each element is a sum of `K` products in some order.
+        Arrays `(n, spatial'..., S)`. Each element is a sum of `K` products, none of which meets more than
+        `roundings(K)` roundings.
     """
     windows = _windows(layer, x)
     groups, terms, outputs = (*plain, *absolute)[0].shape
@@ -62,7 +64,10 @@ def products(
         for place, matrix in enumerate((*plain, *absolute)):
             if place == len(plain):
                 patches = np.abs(patches)  # a copy: a dense layer's patches are the activations themselves
-            result = np.matmul(patches, matrix)
+            result = np.matmul(patches[..., :BLOCK], matrix[:, :BLOCK])
+            for start in range(BLOCK, terms, BLOCK):
+                block = slice(start, start + BLOCK)
+                result += np.matmul(patches[..., block], matrix[:, block])
             found[place][tile] = np.moveaxis(result, 0, 1).reshape(*extent, groups, outputs)
     return [array.reshape(*positions, groups * outputs) for array in found]
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import safetensors
 from flax import linen, nnx, serialization
 
 from slth_compile.errors import InputError
@@ -20,6 +21,12 @@ _ORBAX_FILES = ("_METADATA", "manifest.ocdbt")
 # where training loops keep the variables inside what they save
 _INSIDE = ("params", "variables", "model", "state", "model_state", "ema_params")
 _AT_MOST = 8
+
+_STORED = {
+    **{f"F{bits}": f"<f{bits // 8}" for bits in (16, 32, 64)},
+    **{f"{kind}{bits}": f"<{kind.lower()}{bits // 8}" for kind in "IU" for bits in (8, 16, 32, 64)},
+    **{"BF16": jnp.bfloat16, "BOOL": np.bool_},
+}
 
 Arrays = dict[str, Any]
 
@@ -125,11 +132,14 @@ def _step(name: str) -> int | None:
 
 
 def _read_safetensors(path: pathlib.Path) -> Any:
-    from safetensors.flax import load_file
-
-    with jax.enable_x64(True):
-        found = load_file(path)
-    tree = {name.replace(".", "/"): np.asarray(array) for name, array in found.items()}
+    found = dict(safetensors.deserialize(path.read_bytes()))
+    unknown = sorted({entry["dtype"] for entry in found.values()} - _STORED.keys())
+    if unknown:
+        raise InputError(f"checkpoint '{path}': holds {', '.join(unknown)}; expected {', '.join(_STORED)}")
+    tree = {
+        name.replace(".", "/"): np.frombuffer(entry["data"], _STORED[entry["dtype"]]).reshape(entry["shape"])
+        for name, entry in found.items()
+    }
     if len(tree) != len(found):
         raise InputError(f"checkpoint '{path}': two tensors have one name once '.' and '/' are the same")
     return tree
@@ -161,7 +171,7 @@ def _restored_linen(model: linen.Module, arrays: Arrays, path: Any, shape: tuple
             f"{text[0] if text else 'no message'}); check input_shape and the factory"
         ) from error
     found = _matched(_flat(expected), arrays, path)
-    return model.bind(_filled(expected, found))
+    return model.bind(_filled(expected, found, np.asarray))
 
 
 def _restored_nnx(model: nnx.Module, arrays: Arrays, path: Any) -> nnx.Module:
@@ -169,12 +179,12 @@ def _restored_nnx(model: nnx.Module, arrays: Arrays, path: Any) -> nnx.Module:
     model = copy.deepcopy(model)
     state = nnx.state(model)
     expected = {name: leaf for name, leaf in _flat(state).items() if jnp.issubdtype(leaf.dtype, jnp.floating)}
-    nnx.update(model, _filled(state, _matched(expected, arrays, path)))
+    nnx.update(model, _filled(state, _matched(expected, arrays, path), jnp.asarray))
     model.eval()
     return model
 
 
-def _filled(tree: Any, arrays: Arrays) -> Any:
+def _filled(tree: Any, arrays: Arrays, convert: Callable[[np.ndarray], Any]) -> Any:
     """The tree with its leaves replaced by arrays of the same path, where there is one."""
 
     def fill(path: Any, leaf: Any) -> Any:
@@ -182,7 +192,7 @@ def _filled(tree: Any, arrays: Arrays) -> Any:
         if name not in arrays:
             return leaf
         array = np.asarray(arrays[name])
-        return jnp.asarray(array.astype(np.float32) if array.dtype == np.float64 else array)
+        return convert(array.astype(np.float32) if array.dtype == np.float64 else array)
 
     return jax.tree_util.tree_map_with_path(fill, tree)
 

@@ -93,7 +93,7 @@ def _values(graph: Graph) -> None:
         f"'{node.name}' {field} ({np.count_nonzero(~np.isfinite(array.astype(np.float64)))} of {array.size})"
         for node in graph.nodes
         for field, array in n.parameters(node).items()
-        if not np.all(np.isfinite(array.astype(np.float64)))
+        if not np.all(np.isfinite(array))
     ]
     if bad:
         raise InputError(f"NaN or infinity in the model's weights: {', '.join(bad)}; retrain or repair the checkpoint")

@@ -53,7 +53,7 @@ def fold(graph: Graph) -> Graph:
                 new.append(dataclasses.replace(node, inputs=inputs))
         elif isinstance(node, n.Convolution | n.Dense):
             bias = None if node.bias is None else np.asarray(node.bias, np.float64)
-            kernel = np.asarray(node.kernel, np.float64)
+            kernel = _shared(np.asarray(node.kernel, np.float64))
             new.append(dataclasses.replace(node, inputs=inputs, kernel=kernel, bias=bias))
         else:
             new.append(dataclasses.replace(node, inputs=inputs))
@@ -91,9 +91,9 @@ def _merge(layer: n.Weighted, node: n.BatchNorm | n.Affine) -> n.Weighted:
     exact = isinstance(node, n.Affine) and node.scale is None
     kernel = layer.kernel if exact else layer.kernel * factor
     kernel_error = layer.kernel_error if exact else (layer.kernel_error + KERNEL_ROUNDING) * (1 + 2.0**-40)
-    smallest = np.where(layer.kernel == 0, np.abs(factor), np.minimum(np.abs(kernel), np.abs(factor)))
-    if np.any((smallest < SMALLEST_WEIGHT) & (scale != 0)) or not np.all(np.isfinite(kernel)):
+    if not np.all(np.isfinite(kernel)) or _is_too_small(layer.kernel, kernel, factor, scale):
         raise InputError(_EXTREME.format(node.name or layer.name))
+    kernel = _shared(kernel)
     if not has_bias:
         return dataclasses.replace(layer, kernel=kernel, kernel_error=kernel_error)
     channels = layer.kernel.shape[-1]
@@ -112,3 +112,17 @@ def _merge(layer: n.Weighted, node: n.BatchNorm | n.Affine) -> n.Weighted:
         bias=bias,
         bias_error=np.broadcast_to(error, (channels,)) if np.any(error) else None,
     )
+
+
+def _is_too_small(before: np.ndarray, kernel: np.ndarray, factor: np.ndarray, scale: np.ndarray | np.float64) -> bool:
+    """Whether a factor, or a weight it made of one that is not zero, is below the smallest."""
+    if min(np.abs(kernel).min(), np.abs(factor).min()) >= SMALLEST_WEIGHT:
+        return False
+    smallest = np.where(before == 0, np.abs(factor), np.minimum(np.abs(kernel), np.abs(factor)))
+    return bool(np.any((smallest < SMALLEST_WEIGHT) & (scale != 0)))
+
+
+def _shared(array: np.ndarray) -> np.ndarray:
+    """The same array, read-only: nodes keep it as it is."""
+    array.setflags(write=False)
+    return array

@@ -28,8 +28,11 @@ class Node:
 
     def __post_init__(self) -> None:
         for field, array in parameters(self).items():
-            array = np.array(array)
-            array.setflags(write=False)
+            array = np.asarray(array)
+            if array.flags.writeable:
+                # A copy that nobody else can change; what nobody can change is shared by all nodes made from this one.
+                array = np.array(array)
+                array.setflags(write=False)
             object.__setattr__(self, field, array)
 
 

@@ -19,7 +19,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from slth_compile.certificate.difference import bound_tolerances
-from slth_compile.certificate.promise import promise_at_points
+from slth_compile.certificate.norms import PointNorms, point_norms
+from slth_compile.certificate.promise import is_affordable, promise_at_points
+from slth_compile.certificate.sensitivity import sensitivities
 from slth_compile.domain import Domain, Points
 from slth_compile.errors import UnreachableError
 from slth_compile.graph.graph import Graph
@@ -27,7 +29,7 @@ from slth_compile.graph.nodes import Weighted
 
 SENSED_REGIONS = 8
 SEARCHED_REGIONS = 64
-ROUNDS = 12
+ROUNDS, CHEAP_ROUNDS = 12, 64
 EQUAL_SHARE = 0.25
 ZERO_SHARE = 2.0**-20
 """Of a part whose weights are all zero: they are met exactly."""
@@ -53,14 +55,23 @@ class Budget:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Regions:
-    """Some regions of one domain."""
+    """Some regions of one domain; norms where they are points and the network is too large for backward passes."""
 
     points: bool
     lower: np.ndarray
     upper: np.ndarray
+    norms: PointNorms | None = None
+
+    @classmethod
+    def of(cls, graph: Graph, domain: Domain) -> _Regions:
+        lower, upper = domain.regions()
+        points = isinstance(domain, Points)
+        large = points and not is_affordable(graph, min(len(lower), SEARCHED_REGIONS))
+        return cls(points, lower, upper, point_norms(graph, lower) if large else None)
 
     def picked(self, rows: np.ndarray) -> _Regions:
-        return dataclasses.replace(self, lower=self.lower[rows], upper=self.upper[rows])
+        norms = None if self.norms is None else self.norms.picked(rows)
+        return dataclasses.replace(self, lower=self.lower[rows], upper=self.upper[rows], norms=norms)
 
     def spread(self, wanted: int) -> _Regions:
         count = len(self.lower)
@@ -70,7 +81,8 @@ class _Regions:
 def allocate(graph: Graph, eps: float, domains: Sequence[Domain], signed: dict[int, bool]) -> Budget:
     """Tolerances with `B(eta) <= eps` on all domains.
 
-    At points `B` is `certificate.promise`, elsewhere the interval engine that will certify the ticket.
+    At points `B` is `certificate.promise`, in networks too large for its backward passes `certificate.norms`; elsewhere
+    it is the interval engine that will certify the ticket.
 
     Args:
         graph: The folded target.
@@ -81,7 +93,7 @@ def allocate(graph: Graph, eps: float, domains: Sequence[Domain], signed: dict[i
     Raises:
         UnreachableError: No positive tolerances keep the bound within eps.
     """
-    everywhere = [_Regions(isinstance(domain, Points), *domain.regions()) for domain in domains]
+    everywhere = [_Regions.of(graph, domain) for domain in domains]
     shaped = _shaped(graph, eps, [regions.spread(SENSED_REGIONS) for regions in everywhere], signed)
     goal = eps * MARGIN
     factor = np.inf
@@ -106,24 +118,31 @@ def _reduced(
     graph: Graph, shaped: Tolerances, ceiling: float, goal: float, signed: dict[int, bool], regions: _Regions
 ) -> float:
     """About the largest factor, not above the ceiling, that keeps the regions within the goal."""
-    factor, within = min(1.0, ceiling), None
-    for _ in range(ROUNDS):
+    factor, within, beyond = min(1.0, ceiling), None, np.inf
+    for _ in range(ROUNDS if regions.norms is None else CHEAP_ROUNDS):
         bound = _bound(graph, _scaled(shaped, factor), signed, regions)
         if not np.isfinite(bound):
             raise UnreachableError("plan: the bound is not finite for any tolerance tried; use a smaller domain")
         if bound <= goal and (bound >= 0.97 * goal or factor == ceiling):
             return factor
         within = factor if bound <= goal else within
+        beyond = factor if bound > goal else beyond
         # A bound that no tolerance moves, as a softmax's 1, must not send the factor to infinity.
-        factor = min(factor * min(goal / max(bound, 1e-300), 16) * (1 if bound <= goal else 1 - 1e-3), ceiling)
+        step = factor * min(goal / max(bound, 1e-300), 16) * (1 if bound <= goal else 1 - 1e-3)
+        if within is not None and beyond < np.inf and not (within < step < beyond and bound >= goal / 16):
+            # Far from proportional, as in deep networks: halve what is left of the exponents.
+            step = float(np.sqrt(within) * np.sqrt(beyond))
+        factor = min(step, ceiling)
     if within is not None:
         return within
     raise UnreachableError(f"plan: no tolerances found with a bound within {goal:g}; ask for a larger eps")
 
 
 def _shaped(graph: Graph, eps: float, sampled: Sequence[_Regions], signed: dict[int, bool]) -> Tolerances:
-    """The allocation above, from one-at-a-time sensitivities."""
+    """The allocation above, from one-at-a-time sensitivities: to first order at points, by a probe elsewhere."""
     zero = dict.fromkeys(graph.layers, (0.0, 0.0))
+    at_points = [sensitivities(graph, regions.lower) for regions in sampled if regions.points]
+    elsewhere = [regions for regions in sampled if not regions.points]
     total = sum(_kernel(graph, i).size + _bias(graph, i).size for i in graph.layers)
     shaped = {}
     for i in graph.layers:
@@ -136,7 +155,8 @@ def _shaped(graph: Graph, eps: float, sampled: Sequence[_Regions], signed: dict[
             largest = nonzero or eps
             probe = _PROBE * largest
             one = zero | {i: (probe, 0.0) if which == 0 else (0.0, probe)}
-            sensitivity = max(_bound(graph, one, signed, regions) for regions in sampled) / probe
+            found = [_bound(graph, one, signed, regions) / probe for regions in elsewhere]
+            sensitivity = max([*found, *(s[i][which] for s in at_points)])
             part = (1 - EQUAL_SHARE) * weights.size / total + EQUAL_SHARE / (2 * len(graph.layers))
             part = part if nonzero else ZERO_SHARE
             share = eps * part / sensitivity if sensitivity > 0 else largest
@@ -147,6 +167,8 @@ def _shaped(graph: Graph, eps: float, sampled: Sequence[_Regions], signed: dict[
 
 def _bound(graph: Graph, tolerances: Tolerances, signed: dict[int, bool], regions: _Regions) -> float:
     """`B(eta)` over the regions."""
+    if regions.norms is not None:
+        return float(regions.norms.bound(tolerances).max())
     if regions.points:
         return promise_at_points(graph, tolerances, regions.lower)
     leaves = bound_tolerances(graph, tolerances, signed, regions.lower, regions.upper)

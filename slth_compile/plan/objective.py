@@ -68,6 +68,15 @@ def plan_fewest_bits(problems: Problems) -> Gadget:
     return found[0] if len(found) == 1 else min(found, key=bits)
 
 
+def plan_pinned(problems: Problems, window: int) -> Gadget:
+    """The gadget of least width in windows of a given size.
+
+    Raises:
+        InputError, UnreachableError: As `plan_gadget`.
+    """
+    return plan_gadget(_with_slack(problems), window)
+
+
 def _narrow_windows(problems: Problems) -> list[Gadget]:
     """The gadgets of least width by window up to 16 and gain; without those wider than `WIDENING` times the least."""
     largest = float(problems.magnitudes.max(initial=0.0))

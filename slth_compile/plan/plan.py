@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 
@@ -13,7 +14,7 @@ from slth_compile.graph.check import nonnegative_nodes
 from slth_compile.graph.graph import Graph
 from slth_compile.graph.nodes import Weighted
 from slth_compile.plan.budget import allocate
-from slth_compile.plan.objective import plan_fewest_bits, plan_sparsest
+from slth_compile.plan.objective import plan_fewest_bits, plan_pinned, plan_sparsest
 from slth_compile.plan.width import Problems, plan_gadget
 from slth_compile.source.layout import CLOSEST, FEWEST_BITS, SPARSEST, Gadget, LayerLayout, Layout
 from slth_compile.source.network import kernel_shape
@@ -36,6 +37,7 @@ _RATES = (
 # The same for the cheapest subset within a tolerance.
 _CHEAPEST_RATES = ((8, 7e6), (12, 1.5e6), (16, 2.2e5), (20, 1.8e4), (24, 1.2e3))
 PLANNED = {CLOSEST: plan_gadget, SPARSEST: plan_sparsest, FEWEST_BITS: plan_fewest_bits}
+PINNED = {CLOSEST: plan_gadget, SPARSEST: plan_pinned, FEWEST_BITS: plan_pinned}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,7 +84,14 @@ class Plan:
     memory: int
 
 
-def plan(graph: Graph, eps: float, delta: float, domains: Sequence[Domain], objective: str = CLOSEST) -> Plan:
+def plan(
+    graph: Graph,
+    eps: float,
+    delta: float,
+    domains: Sequence[Domain],
+    objective: str = CLOSEST,
+    window: int | None = None,
+) -> Plan:
     """Tolerances, gains, windows and widths for a target.
 
     Args:
@@ -91,8 +100,10 @@ def plan(graph: Graph, eps: float, delta: float, domains: Sequence[Domain], obje
         delta: Allowed probability, over seeds, that some weight misses its tolerance; in (0, 1).
         domains: Where eps must hold.
         objective: Which subset within its tolerance a weight takes, one of `OBJECTIVES`.
+        window: Candidates solved together, everywhere; None chooses for every gadget.
 
     Raises:
+        InputError: A window that was not measured.
         UnreachableError: eps or delta is out of reach; names the layer and the number.
     """
     positive = nonnegative_nodes(graph, all(domain.is_nonnegative() for domain in domains))
@@ -100,7 +111,7 @@ def plan(graph: Graph, eps: float, delta: float, domains: Sequence[Domain], obje
     budget = allocate(graph, eps, domains, signed)
     total = sum(_problems(graph, i, signed[i]) for i in graph.layers)
     layers = tuple(
-        _plan_layer(graph, index, i, signed[i], budget.tolerances[i], delta / total, objective)
+        _plan_layer(graph, index, i, signed[i], budget.tolerances[i], delta / total, objective, window)
         for index, i in enumerate(graph.layers)
     )
     layout = Layout(eps=eps, delta=delta, layers=layers, objective=objective)
@@ -149,12 +160,13 @@ def _plan_layer(
     tolerances: tuple[float, float],
     share: float,
     objective: str,
+    window: int | None,
 ) -> LayerLayout:
     node = graph.nodes[position]
     assert isinstance(node, Weighted)
     name = f"layer '{node.name or index}'"
     signs = 2 if signed else 1
-    plan_family = PLANNED[objective]
+    plan_family = PLANNED[objective] if window is None else functools.partial(PINNED[objective], window=window)
     magnitudes = np.abs(node.kernel[node.kernel != 0])
     error = node.kernel_error * float(magnitudes.max(initial=0.0))
     allowed = share * max(1, magnitudes.size * signs)

@@ -45,7 +45,7 @@ import functools
 import numpy as np
 from scipy import stats
 
-from slth_compile.errors import UnreachableError
+from slth_compile.errors import InputError, UnreachableError
 from slth_compile.plan.calibration import (
     COLUMNS,
     HALF_OCTAVES,
@@ -62,7 +62,7 @@ from slth_compile.subset_sum.problem import rounding
 
 SMALLEST_WINDOW, LARGEST_WINDOW = 8, 24
 WINDOW_STEP = 4
-"""Windows of the plan are its multiples: every size in use is a program to compile."""
+"""Windows the plan chooses are its multiples: every size in use is a program to compile."""
 
 _LARGE_WINDOW_GAIN, _FOUR_LIST_GAIN = 2, 3
 
@@ -103,30 +103,39 @@ class Problems:
         return _counts(np.ldexp(self.magnitudes[self.magnitudes > self.spendable], -gain))
 
 
-def plan_gadget(problems: Problems) -> Gadget:
+def plan_gadget(problems: Problems, window: int | None = None) -> Gadget:
     """The gain, window and least width that meet the problems with the allowed probability.
 
     Args:
         problems: Weights, tolerance, probability.
+        window: The window to use; None chooses among the multiples of `WINDOW_STEP`.
 
     Returns:
         The gadget; `failure` is the bound (1) at its width.
 
     Raises:
+        InputError: No window of that size was measured.
         UnreachableError: The tolerance is below the grid, or no width up to `MAXIMUM_WIDTH` suffices.
     """
+    limits_by_window = _grid_limits()
+    if window is not None and window not in limits_by_window:
+        sizes = ", ".join(map(str, limits_by_window))
+        raise InputError(f"window is {window}; expected one of the measured sizes {sizes}")
+    chosen = [m for m in limits_by_window if m % WINDOW_STEP == 0 or m > MAXIMUM_WINDOW]
+    windows = chosen if window is None else [window]
     largest = float(problems.magnitudes.max(initial=0.0))
     if largest == 0:
-        return Gadget(width=1, gain=0, window=SMALLEST_WINDOW, tolerance=problems.tolerance, failure=0.0)
+        return Gadget(width=1, gain=0, window=windows[0], tolerance=problems.tolerance, failure=0.0)
     mantissa, exponent = np.frexp(largest)
     lowest = int(exponent) - int(mantissa == 0.5)
+    counts = problems.counts(lowest)
     best: Gadget | None = None
-    for window, limits in _grid_limits().items():
-        cap = MAXIMUM_WIDTH if best is None else _worthwhile(window, best.width)
+    for size in windows:
+        cap = MAXIMUM_WIDTH if best is None else _worthwhile(size, best.width)
         for gain in range(lowest, lowest + GAINS):
             if problems.spendable < np.ldexp(_GRID_STEPS, gain - PRODUCT_BITS):
                 continue
-            gadget = _least_width(problems, gain, window, limits, cap)
+            gadget = _least_width(problems, gain, size, limits_by_window[size], cap, _shifted(counts, gain - lowest))
             if gadget is not None:
                 best, cap = gadget, gadget.width - 1
     if best is not None:
@@ -136,9 +145,11 @@ def plan_gadget(problems: Problems) -> Gadget:
             f"{problems.name}: needs a tolerance of {problems.tolerance:.2e}, below the grid of the source "
             f"({np.ldexp(_GRID_STEPS, lowest - PRODUCT_BITS):.2e}); ask for a larger eps or a smaller domain"
         )
+    pinned = "" if window is None else f" in windows of {window}"
     raise UnreachableError(
         f"{problems.name}: tolerance {problems.tolerance:.2e} with failure probability {problems.failure:.2e} needs "
-        f"more than the {MAXIMUM_WIDTH} copies the format allows; ask for a larger eps or delta, or a smaller domain"
+        f"more than the {MAXIMUM_WIDTH} copies the format allows{pinned}; ask for a larger eps or delta, or a smaller "
+        "domain"
     )
 
 
@@ -169,17 +180,32 @@ def _least_width(
         return None
 
     def failure(width: int) -> float:
-        windows = np.arange(width + 1) // window
-        usable = np.bincount(windows, stats.binom.pmf(np.arange(width + 1), width, 0.5 - 2.0**-24))
+        usable = _usable(width, window)
         return float(counts @ (q[:, None] ** np.arange(usable.size) @ usable)) * _ROUNDING
 
-    low, high = 0, cap
-    if failure(high) > problems.failure:
-        return None
+    # From below: the powers of a narrow width are few.
+    low, high = 0, min(cap, window)
+    while failure(high) > problems.failure:
+        if high == cap:
+            return None
+        low, high = high, min(cap, 2 * high)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if failure(middle) <= problems.failure else (middle, high)
     return Gadget(width=high, gain=gain, window=window, tolerance=problems.tolerance, failure=failure(high))
+
+
+@functools.lru_cache(maxsize=4096)
+def _usable(width: int, window: int) -> np.ndarray:
+    """The law of the number of whole windows among the usable of `width` copies."""
+    windows = np.arange(width + 1) // window
+    return np.bincount(windows, stats.binom.pmf(np.arange(width + 1), width, 0.5 - 2.0**-24))
+
+
+def _shifted(counts: np.ndarray, octaves: int) -> np.ndarray:
+    """The counts at a gain so many octaves up: a target of the grid halved is one of the grid, or near zero."""
+    moved = np.concatenate([np.zeros(STEPS_PER_OCTAVE * octaves, counts.dtype), counts])
+    return np.append(moved[: COLUMNS - 1], moved[COLUMNS - 1 :].sum())
 
 
 def _counts(targets: np.ndarray) -> np.ndarray:
@@ -218,7 +244,7 @@ def _exact_limits() -> dict[int, np.ndarray]:
     shrink = 1 - 2.0 ** (-1 / STEPS_PER_OCTAVE)
     shift = TARGETS[-1] / 2 * (1 + np.log(2 / TARGETS[-1]))
     found = {}
-    for window in (m for m in sizes if m >= SMALLEST_WINDOW and m % WINDOW_STEP == 0):
+    for window in (m for m in sizes if m >= SMALLEST_WINDOW):
         limits = np.zeros_like(table[window])
         for k, probability in enumerate(stats.binom.pmf(np.arange(window + 1), window, 1 - shrink)):
             # A window of k candidates fails no more often than one of the next measured size below.

@@ -32,12 +32,15 @@ def split(sums: np.ndarray, gain: int) -> tuple[np.ndarray, np.ndarray]:
         gain: Exponent of the gadget.
 
     Returns:
-        `high, low` with `high + low == sums * 2^(gain-46)` exactly and `|low| < 2^(gain-15)`.
+        `high, low` with `high + low == sums * 2^(gain-46)` exactly and `|low| < 2^(gain-15)`; low is one zero where the
+        sums fit a float64.
     """
+    # A power of two, and no result subnormal: these products are exact.
+    unit = 2.0 ** (gain - PRODUCT_BITS)
+    if sums.size and sums.min() >= -(1 << 53) and sums.max() <= 1 << 53:
+        return sums * unit, np.zeros((1,) * sums.ndim)
     low = sums & _LOW_BITS
-    return np.ldexp((sums - low).astype(np.float64), gain - PRODUCT_BITS), np.ldexp(
-        low.astype(np.float64), gain - PRODUCT_BITS
-    )
+    return (sums - low) * unit, low * unit
 
 
 def enclose_difference(

@@ -13,7 +13,7 @@ from slth_compile.graph.nodes import Dense, Weighted
 from slth_compile.source.dyadic import entries
 from slth_compile.source.threefry import TENSOR_BIAS_U, TENSOR_U, Key, tensor_key, words
 
-_LARGEST_DRAW = 1 << 20
+_DRAWS = (1 << 10, 1 << 15, 1 << 20)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,8 +76,8 @@ def drawn_entries(key: Key, elements: np.ndarray) -> np.ndarray:
     """The entries at flat positions `elements` of a tensor, int64 of their shape, in units of 2^-23."""
     flat = elements.reshape(-1).astype(np.uint64)
     found = np.zeros(flat.size, np.int64)
-    # Padded to a power of two, so that few shapes are ever compiled.
-    size = min(_LARGEST_DRAW, 1 << max(10, (flat.size - 1).bit_length()))
+    # Padded to the next of a few sizes, so that few shapes are ever compiled.
+    size = next((size for size in _DRAWS if size >= flat.size), _DRAWS[-1])
     with jax.enable_x64(True):
         for start in range(0, flat.size, size):
             part = flat[start : start + size]

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import functools
+from concurrent.futures import ThreadPoolExecutor
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from slth_compile.constructions.da_cunha import BIAS, NEGATIVE, POSITIVE, Family, families
 from slth_compile.graph.evaluate import LayerWeights
 from slth_compile.graph.graph import Graph
 from slth_compile.graph.nodes import Weighted
-from slth_compile.source.dyadic import entries, masked_sum, split
+from slth_compile.source.dyadic import ENTRY_BITS, split
 from slth_compile.source.network import from_canonical
 from slth_compile.source.threefry import Key, words
 from slth_compile.ticket.masks import SubsetMask
 from slth_compile.ticket.ticket import EffectiveLayer, Ticket
 
-_BATCH = 1 << 16
+_BATCH, _CHUNK = 1 << 16, 1 << 10
+_THREADS = 2
+_COPY_SHIFT = ENTRY_BITS + 1
 
 
 def masked_sums(family: Family, mask: SubsetMask) -> np.ndarray:
@@ -29,20 +35,25 @@ def masked_sums(family: Family, mask: SubsetMask) -> np.ndarray:
     Returns:
         int64, canonical shape, units of `2^(gain-46)`.
     """
-    subsets = mask.subsets.reshape(-1)
-    windows = mask.windows.reshape(-1).astype(np.int64)
-    sums = np.zeros(subsets.size, np.int64)
-    kept = np.flatnonzero(subsets)
+    subsets, windows = mask.subsets.reshape(-1), mask.windows.reshape(-1)
+    _, channels, features = family.weights.shape
+    # Copy and entry of U in one number, channel by channel; sizes are rounded up, so that few shapes are compiled.
+    table = ((family.copies << _COPY_SHIFT) + (family.own + (1 << ENTRY_BITS))).T.reshape(-1)
+    table = np.pad(table, (0, _rounded(table.size, 4) - table.size))
+    batch = min(_BATCH, _rounded(subsets.size, 3))
     with jax.enable_x64(True):
-        for start in range(0, kept.size, _BATCH):
-            flat = kept[start : start + _BATCH]
-            addresses, own = family.candidates(flat, windows[flat])
-            # Padded to a power of two, so that few shapes are ever compiled.
-            pad = (1 << max(10, (flat.size - 1).bit_length())) - flat.size
-            padded = [np.pad(a, ((0, 0), (0, pad))) for a in (addresses, own)]
-            bits = np.pad(subsets[flat], (0, pad))
-            result = _kept_sums(family.key, jnp.asarray(padded[0]), jnp.asarray(padded[1]), jnp.asarray(bits))
-            sums[flat] = np.asarray(result)[: flat.size]
+        sizes = jnp.asarray([len(family.copies), channels, features, subsets.size], jnp.int64)
+        arguments = (family.key, jnp.asarray(table), sizes)
+
+    def run(start: int) -> np.ndarray:
+        parts = [a[start : start + batch] for a in (windows, subsets)]
+        with jax.enable_x64(True):
+            padded = [jnp.asarray(np.pad(part, (0, batch - part.size))) for part in parts]
+            found = _kept_sums(family.gadget.window, *arguments, jnp.int64(start), *padded)
+            return np.asarray(found)[: parts[0].size]
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        sums = np.concatenate(list(pool.map(run, range(0, subsets.size, batch))))
     return sums.reshape(family.weights.shape)
 
 
@@ -88,6 +99,30 @@ def _value(sums: np.ndarray, gain: int) -> np.ndarray:
     return high + low
 
 
-@jax.jit
-def _kept_sums(key: Key, addresses: jax.Array, own: jax.Array, subsets: jax.Array) -> jax.Array:
-    return masked_sum(entries(words(key, addresses)) * own, subsets)
+def _rounded(size: int, step: int) -> int:
+    """The next of `2^10, 2^(10 + step), ...`."""
+    return 1 << (10 + step * max(0, -(-((size - 1).bit_length() - 10) // step)))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _kept_sums(
+    window: int, key: Key, table: jax.Array, sizes: jax.Array, start: jax.Array, windows: jax.Array, subsets: jax.Array
+) -> jax.Array:
+    """The sums of the weights from flat position `start` on, chunk by chunk."""
+    width, channels, features, total = sizes
+
+    def chunk(part: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+        flat, window_of, bits = part
+        # Where nothing is kept, and past the end, any entry of the table will do.
+        rank = window_of.astype(jnp.int64) * window + jnp.arange(window)[:, None]
+        packed = table[(flat // features % channels) * width + jnp.minimum(rank, width - 1)]
+        # Integers below 2^53 all along, at most 32 products of 46 bits: float64 is exact, and faster than int64.
+        own = ((packed & ((1 << _COPY_SHIFT) - 1)).astype(jnp.int32) - (1 << ENTRY_BITS)).astype(jnp.float64)
+        addresses = ((packed >> _COPY_SHIFT) * total + flat).astype(jnp.uint64)
+        v = ((words(key, addresses) >> jnp.uint32(8)).astype(jnp.int32) - (1 << ENTRY_BITS)).astype(jnp.float64)
+        kept = (bits >> jnp.arange(window, dtype=jnp.uint32)[:, None]) & jnp.uint32(1) == 1
+        return jnp.where(kept, own * v, 0.0).sum(0).astype(jnp.int64)
+
+    flat = start + jnp.arange(windows.size, dtype=jnp.int64)
+    parts = (v.reshape(-1, _CHUNK) for v in (flat, windows, subsets))
+    return lax.map(chunk, tuple(parts)).reshape(-1)

@@ -11,6 +11,7 @@ import hashlib
 import json
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax.numpy as jnp
@@ -118,12 +119,17 @@ def checksums(files: Mapping[str, bytes]) -> bytes:
 
 
 def mask_tensors(graph: Graph, ticket: Ticket) -> dict[str, np.ndarray]:
-    """The coded masks, by tensor name: `layer.part`."""
-    return {
-        f"{family.layer}.{family.part}": encode_family(family, masks[family.part])
+    """The coded masks, by tensor name: `layer.part`; two are coded at a time."""
+    found = [
+        (family, masks[family.part])
         for masks, parts in zip(ticket.masks, _families(graph, ticket.layout, ticket.seed), strict=True)
         for family in parts
-    }
+    ]
+    # The large ones first, so that none is left over at the end.
+    order = sorted(range(len(found)), key=lambda i: -found[i][1].subsets.size)
+    with ThreadPoolExecutor(2) as pool:
+        coded = dict(zip(order, pool.map(lambda i: encode_family(*found[i]), order), strict=True))
+    return {f"{family.layer}.{family.part}": coded[i] for i, (family, _) in enumerate(found)}
 
 
 def mask_sizes(content: bytes) -> dict[str, int]:
