@@ -182,6 +182,49 @@ def report(
 
 
 @app.command()
+def rssp(
+    law: Annotated[str, typer.Option(help="Of the candidates: product, uniform, normal or constant.")] = "product",
+    target: Annotated[
+        str, typer.Option(help="Law of the target: uniform[:LO,HI], normal:SIGMA or a number.")
+    ] = "uniform:-0.5,0.5",
+    candidates: Annotated[
+        str, typer.Option(metavar="FIRST-LAST[:STEP]", help="Numbers of candidates n; the step is 2 unless given.")
+    ] = "4-24",
+    eps: Annotated[list[float] | None, typer.Option(help="Allowed error; repeatable. Default: 1e-1 ... 1e-5.")] = None,
+    samples: Annotated[int, typer.Option(help="Random problems for every n.")] = 32768,
+    seed: Seed = 0,
+    files: Annotated[
+        list[pathlib.Path] | None,
+        typer.Option("--output", "-o", metavar="FILE", help="A plot (.png, .svg), a page (.html) or JSON; repeatable."),
+    ] = None,
+    force: Annotated[bool, typer.Option(help="Replace an existing output file.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure how many random candidates a weight needs: P(no subset within eps) against n."""
+    wait_for_steps()
+    from slth_compile.lab.files import require_writable, write
+    from slth_compile.lab.finding import investigate
+    from slth_compile.lab.laws import parse_law, parse_target
+    from slth_compile.lab.question import DEFAULT_EPS, Question, parse_candidates
+
+    question = Question(
+        law=parse_law(law),
+        target=parse_target(target),
+        candidates=parse_candidates(candidates),
+        eps=tuple(sorted(eps or DEFAULT_EPS, reverse=True)),
+        samples=samples,
+        seed=seed,
+    )
+    require_writable(files or [], force)
+    with _progress(quiet or as_json) as progress:
+        found = investigate(question, progress)
+    for file in files or []:
+        write(found, file)
+    _print_finding(found, as_json)
+
+
+@app.command()
 def demo(
     out: Annotated[pathlib.Path, typer.Argument(metavar="[OUT/]", help="Where to write.")] = pathlib.Path("slth-demo"),
     eps: Eps = "1e-2",
@@ -219,7 +262,8 @@ def main() -> None:
     except SlthError as error:
         _fail(str(error), error.exit_code, "verification failed: " if isinstance(error, VerificationError) else "")
     except KeyboardInterrupt:
-        _fail("interrupted; finished layers are kept, continue with --resume", 130)
+        resumes = sys.argv[1:2] in (["compile"], ["demo"])
+        _fail("interrupted" + ("; finished layers are kept, continue with --resume" if resumes else ""), 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
@@ -276,6 +320,22 @@ def _print_plan(planned: Any, as_json: bool) -> None:
     from slth_compile.report.plan_text import plan_json, plan_text
 
     print(json.dumps(plan_json(planned)) if as_json else plan_text(planned))
+
+
+def _print_finding(found: Any, as_json: bool) -> None:
+    from slth_compile.lab import statements
+    from slth_compile.lab.table import finding_json, percent, rows, sentences
+
+    if as_json:
+        print(json.dumps(finding_json(found)))
+        return
+    heading, body = rows(found, percent)
+    print(f"P(failure) in per cent, with the wider side of its 95 % interval; {statements.setting(found.question)}")
+    table = Table(*heading)
+    for row in body:
+        table.add_row(*row)
+    output.print(table)
+    print("\n".join([statements.headline(found), *sentences(found)]))
 
 
 def _print_compiled(found: Any, out: pathlib.Path, as_json: bool) -> None:

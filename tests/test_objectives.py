@@ -23,7 +23,15 @@ from slth_compile.source.dyadic import PRODUCT_BITS
 from slth_compile.source.layout import FEWEST_BITS, OBJECTIVES, SPARSEST, Gadget, LayerLayout
 from slth_compile.subset_sum import cheapest_windows
 from slth_compile.subset_sum.cheapest_windows import family_costs, solve_cheapest
-from slth_compile.subset_sum.code_length import SLACK, cheapest_within, context, fit, kept_costs, needs_64_bits
+from slth_compile.subset_sum.code_length import (
+    SLACK,
+    cheapest_within,
+    chunk_size,
+    context,
+    fit,
+    kept_costs,
+    needs_64_bits,
+)
 from slth_compile.subset_sum.windows import meets, solve_family
 from slth_compile.ticket.apply import masked_sums
 from slth_compile.ticket.coding import encode_family
@@ -138,7 +146,7 @@ def test_the_masks_meet_the_tolerance_and_nothing_depends_on_the_batches(objecti
     if objective != "closest":
         pending, costs = np.flatnonzero(own.weights.reshape(-1)), family_costs(own, objective)
         together = solve_cheapest(own, pending, costs)
-        monkeypatch.setattr(cheapest_windows, "CHUNKS", 1)
+        monkeypatch.setattr(cheapest_windows, "batch_size", chunk_size)
         again = solve_cheapest(own, pending[::7], costs)
         rows = np.isin(together.flat, pending[::7])
         for name in ("flat", "windows", "subsets", "sums"):

@@ -21,13 +21,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import typer
-from jax import lax
 
 from slth_compile.plan.calibration import BEYOND, COLUMNS, HALF_OCTAVES, LARGEST_BEYOND, TARGETS
-from slth_compile.source.dyadic import ENTRY_BITS, PRODUCT_BITS, entries, masked_sum
-from slth_compile.source.threefry import GENERATOR, tensor_key, words
-from slth_compile.subset_sum.meet_in_the_middle import closest_subset
-from slth_compile.subset_sum.problem import chunk_size
+from slth_compile.source.dyadic import ENTRY_BITS, PRODUCT_BITS
+from slth_compile.source.threefry import GENERATOR, tensor_key
+from slth_compile.subset_sum.statistics import optimum_errors, products
 
 SEED = 20220501
 BLOCK = 1 << 12
@@ -36,21 +34,15 @@ BLOCK = 1 << 12
 @functools.partial(jax.jit, static_argnums=(0,))
 def _errors(window: int, key: tuple[jax.Array, jax.Array], start: jax.Array, target: jax.Array, forced: jax.Array):
     """Exact errors of BLOCK problems, units of 2^-46."""
-    size = chunk_size(window)
 
-    def solve(chunk: jax.Array) -> jax.Array:
-        problem = start + chunk * jnp.uint64(size) + jnp.arange(size, dtype=jnp.uint64)
+    def draw(problems: jax.Array) -> tuple[jax.Array, jax.Array]:
         rows = jnp.arange(window, dtype=jnp.uint64)[:, None]
-        address = (problem * jnp.uint64(window) + rows) * jnp.uint64(2)
-        a = jnp.maximum((words(key, address) >> jnp.uint32(9)).astype(jnp.int64), 1)
-        x = a * entries(words(key, address + jnp.uint64(1)))
+        x = products(key, (problems * jnp.uint64(window) + rows) * jnp.uint64(2))
         # Forcing candidate 0: it moves from the candidates into the target.
         goal = jnp.where(forced, -x[0], target)
-        x = x.at[0].set(jnp.where(forced, 0, x[0]))
-        return jnp.abs(masked_sum(x, closest_subset(x, goal)) - goal)
+        return x.at[0].set(jnp.where(forced, 0, x[0])), goal
 
-    chunks = jnp.arange(BLOCK // size, dtype=jnp.uint64)
-    return lax.map(solve, chunks).reshape(-1)
+    return optimum_errors(draw, window, start, BLOCK)
 
 
 def histogram(window: int, column: int, samples: int) -> np.ndarray:

@@ -16,7 +16,8 @@ x0 (density ln(1/|x|)/2) by w changes any probability by at most its mass on |x|
 
     q(m, w, tol) <= q_forced(m, 0, tol) + (w/2) (1 + ln(2/w)).                                                     (3)
 
-Laws are taken as continuous; the source's grid is 2^-23 fine.
+Laws are taken as continuous; the source's grid is 2^-23 fine. The table is of exact optima; where the solver rounds to
+32 bits, what that may cost (`subset_sum.problem.rounding`) is taken off the tolerance.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from slth_compile.errors import UnreachableError
 from slth_compile.plan.calibration import COLUMNS, HALF_OCTAVES, STEPS_PER_OCTAVE, TARGETS, miss_probabilities
 from slth_compile.source.dyadic import PRODUCT_BITS
 from slth_compile.source.layout import MAXIMUM_WIDTH, Gadget
+from slth_compile.subset_sum.problem import rounding
 
 SMALLEST_WINDOW, LARGEST_WINDOW = 8, 24
 WINDOW_STEP = 4
@@ -119,7 +121,10 @@ def _least_width(
     if cap < 1:
         return None
     # Half a grid step goes to rounding the target, as much and more to rounding the error.
-    tolerance = np.ldexp(problems.spendable, -gain) - 2.0 ** -(PRODUCT_BITS - 1)
+    lost = 2.0 ** -(PRODUCT_BITS - 1) + rounding(window, float(np.ldexp(problems.tolerance, -gain)))
+    tolerance = np.ldexp(problems.spendable, -gain) - lost
+    if tolerance <= 0:
+        return None
     column = min(HALF_OCTAVES, int(np.ceil(-2 * np.log2(tolerance))))
     if column < 0:
         column = 0

@@ -8,19 +8,17 @@ smallest number, is taken: nothing depends on how problems are put together. The
 from __future__ import annotations
 
 import dataclasses
-import os
+import functools
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from slth_compile.constructions.da_cunha import Family
 from slth_compile.source.dyadic import PRODUCT_BITS
 from slth_compile.source.layout import SPARSEST
-from slth_compile.subset_sum.code_length import Costs, chunk_size, fit, kept_costs, needs_64_bits
-from slth_compile.subset_sum.problem import CHUNKS, integer_targets, solve_cheapest_batch
+from slth_compile.subset_sum.code_length import Costs, fit, kept_costs, needs_64_bits
+from slth_compile.subset_sum.dispatch import solve_everywhere
+from slth_compile.subset_sum.problem import batch_size, batches, integer_targets, solve_cheapest_batch
 
 LARGEST_WINDOW = 24
 """Larger windows take the closest subset: all pairs of their halves are too many to look at."""
@@ -76,7 +74,7 @@ def solve_cheapest(
     left, number = np.arange(count), 0
     while left.size:
         # Few weights left look at several groups at once, so that batches stay full.
-        size = chunk_size(family.gadget.window) * CHUNKS
+        size = batch_size(family.gadget.window)
         groups = max(1, size // (left.size * costs.tried))
         ahead = number + np.arange(groups * costs.tried)
         which, column = np.nonzero(available[left][:, None] > ahead)
@@ -124,27 +122,9 @@ def _solve(
 ) -> tuple[np.ndarray, ...]:
     """Subsets, sums, costs and whether there is one, for the weights at `flat` in the windows `numbers`."""
     gadget = family.gadget
-    size = chunk_size(gadget.window) * CHUNKS
     exact = needs_64_bits(gadget.window, int(np.ldexp(gadget.tolerance, PRODUCT_BITS - gadget.gain)))
-
-    def run(start: int) -> tuple[np.ndarray, ...]:
-        part = slice(start, start + size)
-        addresses, own = family.candidates(flat[part], numbers[part])
-        count = own.shape[1]
-        pad = (0, size - count)
-        with jax.enable_x64(True):
-            problems = (np.pad(addresses, ((0, 0), pad)), np.pad(own, ((0, 0), pad)))
-            goals = (np.pad(targets[part], pad), np.pad(allowed[part], pad))
-            prices = (costs.pruned, costs.kept)
-            results = solve_cheapest_batch(family.key, *map(jnp.asarray, (*problems, *goals, *prices)), exact)
-            return tuple(np.asarray(x)[:count] for x in results)
-
-    results = []
-    pool = ThreadPoolExecutor(os.cpu_count())
-    try:
-        for result in pool.map(run, range(0, flat.size, size)):
-            results.append(result)
-            progress(0)
-    finally:
-        pool.shutdown(cancel_futures=True)
-    return tuple(np.concatenate(parts) for parts in zip(*results, strict=True))
+    solve = batches(family, functools.partial(solve_cheapest_batch, window=gadget.window, exact=exact))
+    size = batch_size(gadget.window)
+    arrays = (flat.astype(np.uint32), numbers.astype(np.uint32), targets, allowed)
+    run = solve(arrays, (costs.pruned, costs.kept), size)
+    return solve_everywhere(run, flat.size, size, lambda: progress(0))

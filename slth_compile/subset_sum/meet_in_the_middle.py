@@ -13,6 +13,7 @@ stay in registers until their best adjacent pair is known.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import jax
@@ -41,8 +42,8 @@ def closest_subset(candidates: jax.Array, targets: jax.Array) -> jax.Array:
         argmin over S of |targets - sum_{i in S} candidates[i]|
 
     Args:
-        candidates: Integers of B bits, shape `(n, batch)`, 2 <= n <= 28, |candidate| <= 2^(B-8) (2^(B-9) above n = 24).
-        targets: Integers of the same type, shape `(batch,)`, |target| <= 2^(B-8) (2^(B-9) above n = 24).
+        candidates: Integers of B bits, shape `(n, batch)`, 2 <= n <= 28.
+        targets: Integers of the same type, shape `(batch,)`; `4 (|target| + sum_i |candidates[i]|) < 2^(B-1)`.
 
     Returns:
         uint32, shape `(batch,)`: bit `i` is set where candidate `i` is kept. One optimum; ties go either way.
@@ -51,7 +52,7 @@ def closest_subset(candidates: jax.Array, targets: jax.Array) -> jax.Array:
     if n % 2:
         candidates = jnp.concatenate([candidates, jnp.zeros_like(candidates[:1])])
     halves = materialise(candidates.reshape(2, -1, batch))
-    totals = halves.sum(1)
+    totals = halves.sum(1, dtype=halves.dtype)
     goal = 2 * targets - totals[0] - totals[1]
     negative = _negative_half(halves)
     key, low = _best_pair(negative[0], negative[1], goal)
@@ -143,7 +144,7 @@ def _keys(
 def _sorted_block(*rows: jax.Array) -> tuple[jax.Array, ...]:
     """Of a bitonic block: the best key and the lower of its pair, its first and its last row when sorted."""
     ordered = _half_cleaned(rows)
-    keys = [_key(high, low) for low, high in zip(ordered[:-1], ordered[1:], strict=True)]
+    keys = [_key(high, low) for low, high in itertools.pairwise(ordered)]
     return *_smallest(keys, ordered[:-1]), ordered[0], ordered[-1]
 
 
@@ -218,7 +219,7 @@ def _parts(blocks: jax.Array, count: int) -> list[jax.Array]:
 def _pair_sums(
     key: jax.Array, low: jax.Array, goal: jax.Array, total_a: jax.Array, total_c: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """The subset sums of the two halves behind the best pair: `low` and `low + gap` are `2 value + kind`, kind 1 `t - C`."""
+    """The subset sums of the halves behind the best pair; `low`, `low + gap` are `2 value + kind`, kind 1 `t - C`."""
     one = np.asarray(1, key.dtype)
     high = lax.add(low, _gap(key))
     low_is_c = lax.eq(lax.bitwise_and(low, one), lax.full_like(low, 1))

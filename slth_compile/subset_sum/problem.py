@@ -2,101 +2,259 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from slth_compile.source.dyadic import entries, masked_sum
+from slth_compile.constructions.da_cunha import Family
+from slth_compile.source.dyadic import PRODUCT_BITS, entries, masked_sum
 from slth_compile.source.threefry import Key, words
 from slth_compile.subset_sum import code_length
+from slth_compile.subset_sum.dispatch import Device
 from slth_compile.subset_sum.meet_in_the_middle import closest_subset
+from slth_compile.subset_sum.one_pass import materialise
 
-CHUNKS = 32
-"""Chunks of one dispatch."""
+NARROW_BITS = 24
+"""Binary digits of a problem that is solved in 32 bits, in units of the gain."""
+
+NARROW_WINDOW = 24
+"""Largest window that 32 bits have room for."""
+
+_SLACK = 1 / 8
+_SMALLEST_TABLE = 1 << 18
+_SHIFT = PRODUCT_BITS - NARROW_BITS
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """The usable copies of every channel of a family on a device, one channel after the other.
+
+    Attributes:
+        copies: Their numbers, int32 `(size,)`.
+        own: Their entries of `U`, int32 `(size,)`, units of 2^-23.
+        width: Copies of a channel in the table, uint32.
+        channels: C, uint32.
+        outputs: S/groups, uint32.
+        weights: Weights of the family, uint64: consecutive copies of a weight are so far apart in `V`.
+    """
+
+    copies: jax.Array
+    own: jax.Array
+    width: jax.Array
+    channels: jax.Array
+    outputs: jax.Array
+    weights: jax.Array
 
 
 def chunk_size(window: int) -> int:
     """Problems solved side by side, so that the sorted lists of a chunk stay in the cache: a power of two."""
-    return max(16, min(1024, 1 << (15 - window // 2)))
+    return max(64 if window <= 16 else 32, min(512, 1 << (13 - (window + 1) // 2)))
 
 
 def batch_size(window: int) -> int:
-    """Problems of one dispatch; callers pad to it, so one compilation serves every layer."""
-    return chunk_size(window) * CHUNKS
+    """Problems of one dispatch, some ten milliseconds of work; fewer cost less, and are the same program."""
+    return max(chunk_size(window), 1 << min(16, 22 - (window + 1) // 2))
 
 
-@jax.jit
-def solve_batch(key: Key, addresses: jax.Array, own: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+def rounding(window: int, tolerance: float) -> float:
+    """How far the error of the subset taken may exceed the smallest one, both in units of the gain.
+
+    Solved in 32 bits, every candidate and the target is rounded by up to 2^-25: the errors of all subsets move by up to
+    `(m + 1) 2^-25`, and the best rounded one is within twice that of the best. Where that is more than an eighth of the
+    tolerance, or the window too large, 64 bits are used and nothing is lost.
+
+    Args:
+        window: Candidates m.
+        tolerance: In units of the gain.
+    """
+    slack = (window + 1) * 2.0**-NARROW_BITS
+    return slack if window <= NARROW_WINDOW and slack <= _SLACK * tolerance else 0.0
+
+
+def family_rounding(family: Family) -> float:
+    """`rounding` of a family's problems."""
+    return rounding(family.gadget.window, float(np.ldexp(family.gadget.tolerance, -family.gadget.gain)))
+
+
+def table(family: Family, device: Device) -> Table:
+    """The table of a family on a device; call it inside `jax.enable_x64(True)`.
+
+    Padded so that few sizes, and programs, are in use.
+    """
+    size = max(_SMALLEST_TABLE, 1 << (family.copies.size - 1).bit_length())
+
+    def padded(x: np.ndarray) -> np.ndarray:
+        return np.pad(np.ascontiguousarray(x.T, np.int32).reshape(-1), (0, size - x.size))
+
+    _, channels, outputs = family.weights.shape
+    return jax.device_put(
+        Table(
+            copies=padded(family.copies),  # type: ignore[arg-type]
+            own=padded(family.own),  # type: ignore[arg-type]
+            width=np.uint32(len(family.copies)),  # type: ignore[arg-type]
+            channels=np.uint32(channels),  # type: ignore[arg-type]
+            outputs=np.uint32(outputs),  # type: ignore[arg-type]
+            weights=np.uint64(family.weights.size),  # type: ignore[arg-type]
+        ),
+        device,
+    )
+
+
+def candidates_of(key: Key, table: Table, flat: jax.Array, numbers: jax.Array, window: int) -> jax.Array:
+    """The candidates of some weights, int64 `(window, batch)`, units of 2^-46 of the gain.
+
+    Args:
+        key: Key of the tensor `V`.
+        table: The family's copies.
+        flat: Canonical flat positions of the weights, uint32 `(batch,)`.
+        numbers: Their windows, uint32 `(batch,)`; they must exist.
+        window: Candidates m.
+    """
+    channel = flat // table.outputs % table.channels
+    place = channel * table.width + numbers * jnp.uint32(window) + jnp.arange(window, dtype=jnp.uint32)[:, None]
+    copies, own = (x.at[place].get(mode="promise_in_bounds") for x in (table.copies, table.own))
+    address = copies.astype(jnp.uint64) * table.weights + flat.astype(jnp.uint64)
+    return materialise(entries(words(key, address)) * own.astype(jnp.int64))
+
+
+@functools.partial(jax.jit, static_argnames=("window", "narrow"))
+def solve_batch(
+    key: Key,
+    table: Table,
+    flat: jax.Array,
+    numbers: jax.Array,
+    targets: jax.Array,
+    count: jax.Array,
+    *,
+    window: int,
+    narrow: bool,
+) -> tuple[jax.Array, jax.Array]:
     """The closest subset of every window, and the sum its booleans keep.
 
     Args:
         key: Key of the tensor `V`.
-        addresses: Flat positions of the candidates' entries of `V`, uint64 `(m, batch)`.
-        own: Their entries of `U`, int64 `(m, batch)`, units of 2^-23.
-        targets: Integer targets, int64 `(batch,)`, units of 2^-46 of the gain.
+        table: The family's copies.
+        flat: Canonical flat positions of the weights, uint32 `(batch,)`.
+        numbers: Their windows, uint32 `(batch,)`.
+        targets: Integer targets, int64 `(batch,)`, units of 2^-46 of the gain, magnitude at most 2^46 if `narrow`.
+        count: Problems that are wanted, int32: the first of the batch.
+        window: Candidates m.
+        narrow: Whether the problems are solved in 32 bits; see `rounding`.
 
     Returns:
         `subsets` uint32 `(batch,)` and `sums` int64 `(batch,)`, recomputed from the subsets in exact integers.
     """
-    window, batch = addresses.shape
-    size = chunk_size(window)
 
-    def solve(chunk: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        address, u, target = chunk
-        candidates = entries(words(key, address)) * u
-        subsets = closest_subset(candidates, target)
-        return subsets, masked_sum(candidates, subsets)
+    def solve(flat: jax.Array, numbers: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+        exact = candidates_of(key, table, flat, numbers, window)
+        problem = (exact, targets)
+        if narrow:
+            problem = tuple(((x + (1 << (_SHIFT - 1))) >> _SHIFT).astype(jnp.int32) for x in problem)
+        subsets = closest_subset(*problem)
+        return subsets, masked_sum(exact, subsets)
 
-    def split(x: jax.Array) -> jax.Array:
-        return jnp.moveaxis(x.reshape(*x.shape[:-1], batch // size, size), -2, 0)
-
-    subsets, sums = lax.map(solve, (split(addresses), split(own), split(targets)))
-    return subsets.reshape(-1), sums.reshape(-1)
+    subsets, sums = in_chunks(solve, (flat, numbers, targets), count, chunk_size(window))
+    return subsets, sums
 
 
-@functools.partial(jax.jit, static_argnums=(7,))
+@functools.partial(jax.jit, static_argnames=("window", "exact"))
 def solve_cheapest_batch(
     key: Key,
-    addresses: jax.Array,
-    own: jax.Array,
+    table: Table,
+    flat: jax.Array,
+    numbers: jax.Array,
     targets: jax.Array,
     tolerance: jax.Array,
     pruned: jax.Array,
     kept: jax.Array,
+    count: jax.Array,
+    *,
+    window: int,
     exact: bool,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """The subset of every window that costs least within its tolerance, and the sum its booleans keep.
 
     Args:
         key: Key of the tensor `V`.
-        addresses: Flat positions of the candidates' entries of `V`, uint64 `(m, batch)`.
-        own: Their entries of `U`, int64 `(m, batch)`, units of 2^-23.
+        table: The family's copies.
+        flat: Canonical flat positions of the weights, uint32 `(batch,)`.
+        numbers: Their windows, uint32 `(batch,)`.
         targets: Integer targets, int64 `(batch,)`, units of 2^-46 of the gain.
         tolerance: int64 `(batch,)`, the same units.
         pruned: Costs of candidates by context, int32 `(8,)`; see `code_length.Costs`.
         kept: The same for those kept.
+        count: Problems that are wanted, int32: the first of the batch.
+        window: Candidates m.
         exact: Whether the problems are solved in 64 bits.
 
     Returns:
         `subsets` uint32, `sums` int64 recomputed from them in exact integers, `costs` int32, `found` bool; `(batch,)`.
     """
-    window, batch = addresses.shape
-    size = code_length.chunk_size(window)
 
-    def solve(chunk: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        address, u, target, allowed = chunk
-        candidates = entries(words(key, address)) * u
-        subsets, costs, found = code_length.cheapest_within(candidates, pruned, kept, target, allowed, exact)
+    def solve(flat: jax.Array, numbers: jax.Array, targets: jax.Array, allowed: jax.Array) -> tuple[jax.Array, ...]:
+        candidates = candidates_of(key, table, flat, numbers, window)
+        subsets, costs, found = code_length.cheapest_within(candidates, pruned, kept, targets, allowed, exact)
         return subsets, masked_sum(candidates, subsets), costs, found
 
-    def split(x: jax.Array) -> jax.Array:
-        return jnp.moveaxis(x.reshape(*x.shape[:-1], batch // size, size), -2, 0)
+    found = in_chunks(solve, (flat, numbers, targets, tolerance), count, code_length.chunk_size(window))
+    return found  # type: ignore[return-value]
 
-    subsets, sums, costs, found = lax.map(solve, (split(addresses), split(own), split(targets), split(tolerance)))
-    return subsets.reshape(-1), sums.reshape(-1), costs.reshape(-1), found.reshape(-1)
+
+def batches(
+    family: Family, solve: Callable[..., tuple[jax.Array, ...]]
+) -> Callable[[tuple[np.ndarray, ...], tuple[np.ndarray, ...], int], Callable[[Device, slice], Any]]:
+    """How to solve any slice of some problems of a family on any device, as `dispatch.solve_everywhere` wants it.
+
+    Args:
+        family: The problems; its table is put on every device once.
+        solve: `solve_batch` or another of its kind, with key and table first and the wanted count last.
+
+    Returns:
+        From arrays with one entry a problem, further arguments and the batch size to the function that solves a slice.
+    """
+    with jax.enable_x64(True):
+        tables = {device: (jax.device_put(family.key, device), table(family, device)) for device in jax.local_devices()}
+
+    def prepare(arrays: tuple[np.ndarray, ...], further: tuple[np.ndarray, ...], size: int):
+        def run(device: Device, part: slice) -> tuple[np.ndarray, ...]:
+            count = part.stop - part.start
+            with jax.enable_x64(True), jax.default_device(device):
+                padded = [np.pad(x[part], (0, size - count)) for x in arrays]
+                results = solve(*tables[device], *padded, *further, np.int32(count))
+                return tuple(np.asarray(x)[:count] for x in results)
+
+        return run
+
+    return prepare
+
+
+def in_chunks(
+    solve: Callable[..., tuple[jax.Array, ...]], arrays: tuple[jax.Array, ...], count: jax.Array, size: int
+) -> tuple[jax.Array, ...]:
+    """The results of a function of `size` problems for the first `count` of a batch; those behind are not computed.
+
+    Args:
+        solve: From arrays `(size,)` to arrays `(size,)`.
+        arrays: `(batch,)`, a multiple of `size`.
+        count: int32.
+        size: Problems a chunk.
+    """
+    shapes = jax.eval_shape(solve, *(jax.ShapeDtypeStruct((size,), x.dtype) for x in arrays))
+    found = tuple(jnp.zeros(arrays[0].shape, shape.dtype) for shape in shapes)
+
+    def step(chunk: jax.Array, found: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        start = chunk * size
+        part = solve(*(lax.dynamic_slice(x, (start,), (size,)) for x in arrays))
+        return tuple(lax.dynamic_update_slice(x, y, (start,)) for x, y in zip(found, part, strict=True))
+
+    return lax.fori_loop(jnp.int32(0), (count + (size - 1)) // size, step, found)
 
 
 def integer_targets(weights: np.ndarray, gain: int, product_bits: int) -> np.ndarray:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import os
+import functools
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from slth_compile.constructions.da_cunha import Family
 from slth_compile.source.dyadic import PRODUCT_BITS, enclose_difference
 from slth_compile.source.layout import CLOSEST
 from slth_compile.subset_sum.cheapest_windows import LARGEST_WINDOW, family_costs, solve_cheapest
-from slth_compile.subset_sum.problem import batch_size, integer_targets, solve_batch
+from slth_compile.subset_sum.dispatch import solve_everywhere
+from slth_compile.subset_sum.problem import batch_size, batches, family_rounding, integer_targets, solve_batch
 from slth_compile.ticket.apply import masked_sums
 from slth_compile.ticket.masks import SubsetMask
 
@@ -87,25 +85,25 @@ def solve_family(family: Family, progress: Progress = lambda solved: None, objec
         windows[flat], subsets[flat] = taken.windows[met], taken.subsets[met]
         best[flat] = 0.0
         pending = np.setdiff1d(pending, flat)
+    offered = available[family.channel(pending)]
     number = 0
     while pending.size:
         # Few weights left take several windows at once, so that batches stay full; the first one met is theirs.
-        together = max(1, min(batch_size(family.gadget.window) // pending.size, int(available.max()) - number))
-        exists = available[family.channel(pending)][:, None] > number + np.arange(together)
-        which, ahead = np.nonzero(exists)
+        together = max(1, min(batch_size(family.gadget.window) // pending.size, int(offered.max()) - number))
+        which, ahead = _pairs(offered - number, together)
         flat, numbers = pending[which], number + ahead
         found, sums = _solve(family, flat, numbers, progress)
         errors = _outer_error(family, flat, sums)
         for step in range(together):
-            rows = np.flatnonzero(ahead == step)
+            rows = np.flatnonzero(ahead == step) if together > 1 else np.arange(flat.size)
             rows = rows[(errors[rows] < best[flat[rows]]) & ((best[flat[rows]] > tolerance) | (number + step == 0))]
             chosen = flat[rows]
             windows[chosen] = np.where(found[rows] == 0, 0, numbers[rows])
             subsets[chosen], best[chosen] = found[rows], errors[rows]
         number += together
-        left = pending[(best[pending] > tolerance) & (available[family.channel(pending)] > number)]
-        progress(pending.size - left.size)
-        pending = left
+        left = (best[pending] > tolerance) & (offered > number)
+        progress(int(np.count_nonzero(~left)))
+        pending, offered = pending[left], offered[left]
     missed = np.flatnonzero(best > tolerance)
     misses = tuple(_miss(family, int(flat), float(best[flat])) for flat in missed)
     shape = family.weights.shape
@@ -125,39 +123,26 @@ def meets(family: Family, mask: SubsetMask) -> bool:
     return bool(np.all(_outer_error(family, flat, sums) <= family.gadget.tolerance))
 
 
-def _solve(family: Family, flat: np.ndarray, numbers: np.ndarray, progress: Progress) -> tuple[np.ndarray, np.ndarray]:
-    """Closest subsets and their sums of the weights at `flat` in the windows `numbers`, in padded batches of one size.
+def _pairs(offered: np.ndarray, together: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which weight and which of the next `together` windows, for every window that is offered."""
+    if together == 1:
+        return np.arange(offered.size), np.zeros(offered.size, np.int64)
+    return np.nonzero(offered[:, None] > np.arange(together))  # type: ignore[return-value]
 
-    Batches run side by side on the cores of a CPU: one program uses one core. `progress(0)` after each lets the caller
-    stop between two.
+
+def _solve(family: Family, flat: np.ndarray, numbers: np.ndarray, progress: Progress) -> tuple[np.ndarray, np.ndarray]:
+    """Closest subsets and their sums of the weights at `flat` in the windows `numbers`.
+
+    `progress(0)` after each batch lets the caller stop between two.
     """
     gadget = family.gadget
-    size = batch_size(gadget.window)
     targets = integer_targets(family.weights.reshape(-1)[flat], gadget.gain, PRODUCT_BITS)
-
-    def run(start: int) -> tuple[np.ndarray, np.ndarray]:
-        part = slice(start, start + size)
-        addresses, own = family.candidates(flat[part], numbers[part])
-        pad = ((0, 0), (0, size - own.shape[1]))
-        with jax.enable_x64(True):
-            found, sums = solve_batch(
-                family.key,
-                jnp.asarray(np.pad(addresses, pad)),
-                jnp.asarray(np.pad(own, pad)),
-                jnp.asarray(np.pad(targets[part], pad[1])),
-            )
-            return np.asarray(found)[: own.shape[1]], np.asarray(sums)[: own.shape[1]]
-
-    results = []
-    pool = ThreadPoolExecutor(os.cpu_count())
-    try:
-        for result in pool.map(run, range(0, flat.size, size)):
-            results.append(result)
-            progress(0)
-    finally:
-        pool.shutdown(cancel_futures=True)
-    found, sums = zip(*results, strict=True)
-    return np.concatenate(found), np.concatenate(sums)
+    narrow = family_rounding(family) > 0
+    solve = batches(family, functools.partial(solve_batch, window=gadget.window, narrow=narrow))
+    size = batch_size(gadget.window)
+    arrays = (flat.astype(np.uint32), numbers.astype(np.uint32), targets)
+    found, sums = solve_everywhere(solve(arrays, (), size), flat.size, size, lambda: progress(0))
+    return found, sums
 
 
 def _outer_error(family: Family, flat: np.ndarray, sums: np.ndarray) -> np.ndarray:

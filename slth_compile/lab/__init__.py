@@ -1,0 +1,1 @@
+"""The laboratory: how many random candidates a weight needs, measured."""
