@@ -31,12 +31,12 @@ UNIT = 64
 SLACK = 2.0**-6
 """Of the tolerance: what the rounding of a problem to 32 bits may take. Where it would take more, 64 bits are used."""
 
-SAMPLE = 2048
+SAMPLE = 8192
 """Weights the probabilities are fitted on."""
 
 _LEVELS = 8
 _WINDOWS = 48
-_ROUNDS = 4
+_STEPS = (16, 16, 16, 8, 4, 1, 1)
 _SHIFT = PRODUCT_BITS - 26
 _ALMOST = 2.0**-15
 
@@ -135,8 +135,9 @@ def fit(weights: np.ndarray, tolerance: float, gain: int, window: int) -> tuple[
     allowed = int(np.ldexp(tolerance, PRODUCT_BITS - gain))
     zero = np.abs(targets) <= allowed
     costs = _costs(counts := _Counts.guess(), tried(window))
-    for _ in range(_ROUNDS):
-        counts = _solve_sample(sample, targets, allowed, zero, costs, window)
+    # Most rounds settle the costs and need few weights; the last ones decide, and count.
+    for step in _STEPS:
+        counts = _solve_sample(sample[::step], targets[::step], allowed, zero[::step], costs, window)
         costs = _costs(counts, costs.tried)
     return costs, counts.bits / max(1, sample.size) if counts.unmet <= 0.01 * sample.size else np.inf
 
