@@ -7,7 +7,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Annotated, Any
 
 import typer
@@ -46,6 +46,9 @@ Seed = Annotated[int, typer.Option(help="Seed of the source, 0 to 2^64 - 1.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 Force = Annotated[bool, typer.Option(help="Replace an existing OUT/; it is deleted last.")]
+Distributed = Annotated[
+    bool, typer.Option("--distributed", help="One of several processes, found as jax.distributed.initialize() does.")
+]
 Resume = Annotated[bool, typer.Option(help="Continue an interrupted run.")]
 
 
@@ -76,11 +79,15 @@ def compile(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and do nothing else.")] = False,
     resume: Resume = False,
     force: Force = False,
+    distributed: Distributed = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Compile a checkpoint into a ticket directory."""
     wait_for_steps()
+    _use_all_cores(distributed)
+    from slth_compile.processes import is_first
+
     domains = [parse_domain(text) for text in domain or ["box:0,1"]]
     target = _model(model, factory, model_kwargs, input_shape)
     shape = parse_shape(input_shape)
@@ -94,7 +101,7 @@ def compile(
     if evaluate is not None:
         arrays = load_arrays(evaluate, ("x", "y"))
         data = (arrays["x"], arrays["y"])
-    with _progress(quiet or as_json) as progress:
+    with _progress(quiet or as_json or not is_first()) as progress:
         found = slth_compile.compile(
             target,
             eps,
@@ -112,7 +119,8 @@ def compile(
             force=force,
             progress=progress,
         )
-    _print_compiled(found, out, as_json)
+    if is_first():
+        _print_compiled(found, out, as_json)
 
 
 @app.command()
@@ -241,6 +249,7 @@ def demo(
 ) -> None:
     """Train a small CNN on scikit-learn's digits, compile, certify and verify it; no network access."""
     wait_for_steps()
+    _use_all_cores()
     from slth_compile.demo import run
 
     with _progress(quiet or as_json) as progress:
@@ -282,6 +291,25 @@ def _fail(message: str, code: int, prefix: str = "") -> None:
         message = " ".join(line.strip() for line in message.splitlines())
     print(f"slth-compile: {prefix}{message}", file=sys.stderr)
     sys.exit(code)
+
+
+def _use_all_cores(distributed: bool = False) -> None:
+    """Makes every core of a CPU a device, where nobody chose otherwise, and joins the other processes."""
+    import jax
+
+    from slth_compile.subset_sum.dispatch import cores
+
+    if jax.config.values["jax_num_cpu_devices"] < 1 and "host_platform_device_count" not in os.environ.get(
+        "XLA_FLAGS", ""
+    ):
+        # Too late where JAX has run before, as under a caller of this module: then threads share the one device.
+        with suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", cores())
+    if distributed:
+        try:
+            jax.distributed.initialize()
+        except (RuntimeError, ValueError) as error:
+            raise InputError(f"--distributed: the other processes were not found ({error})") from None
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from slth_compile.errors import InputError, UnreachableError
 from slth_compile.graph.evaluate import target_weights
 from slth_compile.graph.graph import Graph, target_digest
 from slth_compile.plan.plan import Plan, plan
+from slth_compile.processes import by_first, is_first
 from slth_compile.progress import Progress, silent
 from slth_compile.report.summary import AttackRow, Measured
 from slth_compile.request import Domains, checked_request, refuse_objective, refuse_seed
@@ -78,7 +79,8 @@ def compile(
         evaluate: Labelled data `(x, y)` for accuracies.
         literal: Whether the literal pruned network is evaluated on it too; it costs `width` times the target.
         attack: Whether each bound is set beside what a projected-gradient attack finds.
-        out: Where to save; finished layers are kept beside it while compiling.
+        out: Where to save; finished layers are kept beside it while compiling. Of several processes
+            (`jax.distributed`) all take part in solving and the first one writes.
         resume: Whether an interrupted run is continued.
         force: Whether an existing `out` is replaced.
         progress: Called as the stages advance.
@@ -92,9 +94,8 @@ def compile(
         InputError: An argument, weight or path that cannot be used.
         UnsupportedModelError: The model has parts that cannot be compiled; all of them are named.
     """
-    workspace = None if out is None else Workspace(pathlib.Path(out))
-    if workspace is not None:
-        workspace.refuse_occupied(resume=resume, force=force)
+    workspace = None if out is None or not is_first() else Workspace(pathlib.Path(out))
+    by_first(lambda: None if workspace is None else workspace.refuse_occupied(resume=resume, force=force))
     refuse_seed(seed)
     refuse_objective(objective)
     clock = _Clock()
@@ -108,8 +109,8 @@ def compile(
         progress("plan", 1, 1)
     try:
         with clock("solve"):
-            if workspace is not None:
-                workspace.begin(_key(graph, planned, seed, domains), resume=resume)
+            key = _key(graph, planned, seed, domains)
+            by_first(lambda: None if workspace is None else workspace.begin(key, resume=resume))
             problems = sum(layer.problems for layer in planned.layers)
             ticket = solve_network(folded, planned.layout, seed, workspace, problems, progress)
         with clock("certify"):
@@ -121,8 +122,7 @@ def compile(
         found = Compiled(graph, folded, planned, ticket, layers, errors, domains, certificates, none)
         measured = _measure(found, evaluate, literal, attack, clock, progress)
         found = dataclasses.replace(found, measured=measured)
-        if workspace is not None:
-            workspace.finish(found.files())
+        by_first(lambda: None if workspace is None else workspace.finish(found.files()))
     except OSError as error:
         if workspace is not None:
             workspace.discard()

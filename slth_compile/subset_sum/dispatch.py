@@ -6,6 +6,7 @@ result. A CPU that is one device runs one program a core at a time, dispatched f
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -53,7 +54,8 @@ def cores() -> int:
 
 def _solve(run: Run, batches: Sequence[slice], step: Callable[[], None]) -> Iterator[tuple[np.ndarray, ...]]:
     devices = jax.local_devices()
-    workers = max(len(devices), cores()) if devices[0].platform == "cpu" else len(devices)
+    # One more than there are cores: while a thread hands over what it found, its core has the next batch.
+    workers = max(len(devices), cores()) + 1 if devices[0].platform == "cpu" else len(devices)
     pool = ThreadPoolExecutor(workers)
     try:
         for result in pool.map(lambda i: run(devices[i % len(devices)], batches[i]), range(len(batches))):
@@ -65,10 +67,11 @@ def _solve(run: Run, batches: Sequence[slice], step: Callable[[], None]) -> Iter
 
 def _gathered(part: np.ndarray, rows: Sequence[np.ndarray], count: int) -> np.ndarray:
     """What all processes found, `(count, ...)`: process `p` holds the rows `rows[p]`."""
-    raw = np.ascontiguousarray(part).view(np.uint8).reshape(len(part), -1)
+    width = part.dtype.itemsize * math.prod(part.shape[1:])
+    raw = np.ascontiguousarray(part).reshape(-1).view(np.uint8).reshape(len(part), width)
     room = max(map(len, rows))
     everything = np.asarray(multihost_utils.process_allgather(np.pad(raw, ((0, room - len(raw)), (0, 0)))))
-    whole = np.zeros((count, raw.shape[1]), np.uint8)
+    whole = np.zeros((count, width), np.uint8)
     for place, found in zip(rows, everything, strict=True):
         whole[place] = found[: len(place)]
-    return whole.view(part.dtype).reshape(count, *part.shape[1:])
+    return whole.reshape(-1).view(part.dtype).reshape(count, *part.shape[1:])

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from slth_compile.constructions.da_cunha import families
+import numpy as np
+
+from slth_compile.constructions.da_cunha import Family, families
 from slth_compile.errors import UnreachableError
 from slth_compile.graph.graph import Graph
 from slth_compile.graph.nodes import Weighted
+from slth_compile.processes import by_first, from_first
 from slth_compile.progress import Progress
 from slth_compile.source.layout import Layout
 from slth_compile.subset_sum.windows import Miss, meets, solve_family
-from slth_compile.ticket.masks import SubsetMask
+from slth_compile.ticket.masks import SubsetMask, subset_dtype
 from slth_compile.ticket.ticket import Ticket
 from slth_compile.ticket.workspace import Workspace
 
@@ -25,7 +28,8 @@ def solve_network(
         graph: The folded target.
         layout: What is drawn.
         seed: The source's seed.
-        workspace: Where finished parts are taken from and kept, None to keep nothing.
+        workspace: Where finished parts are taken from and kept, None to keep nothing, and in all but the first of
+            several processes.
         total: Number of problems, for the progress.
         progress: Called as problems are settled.
 
@@ -45,19 +49,33 @@ def solve_network(
         assert isinstance(node, Weighted)
         parts: dict[str, SubsetMask] = {}
         for family in families(seed, index, node, layout.layers[index]):
-            mask = None if workspace is None else workspace.layer(index, family.part)
-            if mask is None or not meets(family, mask):
+            mask = _finished(family, workspace)
+            if mask is None:
                 solution = solve_family(family, advance, layout.objective)
                 mask = solution.mask
                 misses.extend(solution.misses)
-                if workspace is not None and not solution.misses:
-                    workspace.keep(index, family.part, mask)
+                if not solution.misses:
+                    _keep(family, mask, workspace)
             else:
                 advance(family.weights.size)
             parts[family.part] = mask
         masks.append(parts)
     _refuse_misses(graph, layout, misses)
     return Ticket(layout, seed, tuple(masks))
+
+
+def _finished(family: Family, workspace: Workspace | None) -> SubsetMask | None:
+    """The mask that an interrupted run kept, in every process; None where there is none, or not one of the family."""
+    mask = None if workspace is None else workspace.layer(family.layer, family.part)
+    found = None if mask is None or not meets(family, mask) else (mask.windows, mask.subsets)
+    shape = family.weights.shape
+    like = (np.zeros(shape, np.uint16), np.zeros(shape, subset_dtype(family.gadget.window)))
+    found = from_first(found, like)
+    return None if found is None else SubsetMask(*found)
+
+
+def _keep(family: Family, mask: SubsetMask, workspace: Workspace | None) -> None:
+    by_first(lambda: None if workspace is None else workspace.keep(family.layer, family.part, mask))
 
 
 def _refuse_misses(graph: Graph, layout: Layout, misses: Sequence[Miss]) -> None:

@@ -1,0 +1,100 @@
+"""Several devices and several processes find the same ticket, to the byte; the first process writes it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from slth_compile.subset_sum.dispatch import solve_everywhere
+from slth_compile.ticket.format import MANIFEST, STATED
+
+COMPILE = """
+    import sys, jax, numpy as np
+    devices, processes, process, address, out = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:6]
+    jax.config.update("jax_num_cpu_devices", devices)
+    if processes > 1:
+        jax.distributed.initialize(address, processes, process)
+    import slth_compile as slth
+    from slth_compile.errors import SlthError
+    from slth_compile.graph import nodes as n
+    from slth_compile.graph.graph import Graph
+    from slth_compile.subset_sum import problem, windows
+
+    # Small batches, so that every device of every process has some.
+    windows.batch_size = lambda window: 2 * problem.chunk_size(window)
+    rng = np.random.default_rng(0)
+    nodes = (
+        n.Input(shape=(20,)),
+        n.Dense(inputs=(0,), kernel=rng.normal(size=(20, 60)).astype(np.float32) / 8, bias=np.ones(60, np.float32)),
+        n.Relu(inputs=(1,)),
+        n.Dense(inputs=(2,), kernel=rng.normal(size=(60, 9)).astype(np.float32) / 8),
+    )
+    assert jax.local_device_count() == devices and jax.process_count() == processes
+    try:
+        found = slth.compile(
+            Graph(nodes, (3,)), 5e-2, domain=slth.Points(np.ones((1, 20), np.float32)), window=12, attack=False,
+            out=out, resume=len(sys.argv) > 6,
+        )
+        print(found.ticket_id)
+    except SlthError as error:
+        print("refused:", error)
+"""
+
+
+def run(devices: int, processes: int, out: Path, *more: str) -> list[str]:
+    """What every process printed."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")} | {"JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", textwrap.dedent(COMPILE), str(devices), str(processes)]
+    started = [
+        subprocess.Popen([*command, str(i), address, str(out), *more], env=environment, stdout=-1, stderr=-1, text=True)
+        for i in range(processes)
+    ]
+    printed = []
+    for process in started:
+        output, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+        printed.append(output.strip().splitlines()[-1])  # before it, gloo greets
+    return printed
+
+
+def test_two_processes_with_two_devices_each_find_the_same_ticket(tmp_path):
+    (alone,) = run(1, 1, tmp_path / "alone")
+    together = run(2, 2, tmp_path / "together")
+    assert together == [alone, alone]
+    for name in (MANIFEST, *STATED):
+        assert (tmp_path / "together" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["alone", "together"]
+    first, second = run(1, 2, tmp_path / "together")
+    assert "exists already" in first and "first of the processes" in second
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 20])
+def test_batches_come_back_in_order(count):
+    x = np.arange(count)
+    squares, halves = solve_everywhere(lambda _, part: (x[part] ** 2, x[part] / 2), count, 4, lambda: None)
+    assert np.array_equal(squares, x**2) and np.array_equal(halves, x / 2)
+
+
+def test_an_exception_of_a_step_ends_the_work():
+    solved = []
+
+    def run(_: object, part: slice) -> tuple[np.ndarray]:
+        solved.append(part)
+        return (np.zeros(part.stop - part.start),)
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        solve_everywhere(run, 10_000, 1, stop)
+    assert len(solved) < 10_000
