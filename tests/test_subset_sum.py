@@ -10,6 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 from slth_compile.source.dyadic import masked_sum
 from slth_compile.subset_sum.meet_in_the_middle import closest_subset
+from slth_compile.subset_sum.problem import batch_size, chunk_size
 
 SOLVE = jax.jit(closest_subset)
 
@@ -66,3 +67,8 @@ def test_masked_sum_reads_candidate_i_from_bit_i():
     candidates = np.array([[1], [10], [100]])
     with jax.enable_x64(True):
         assert int(masked_sum(jnp.asarray(candidates), jnp.asarray([0b101], jnp.uint32))[0]) == 101
+
+
+@pytest.mark.parametrize("window", range(2, 65))
+def test_batches_are_whole_chunks(window):
+    assert batch_size(window) % chunk_size(window) == 0

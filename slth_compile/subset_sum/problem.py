@@ -61,14 +61,15 @@ def chunk_size(window: int) -> int:
     """Problems solved side by side, so that the sorted lists of a chunk stay in the cache: a power of two."""
     if window > MAXIMUM_WINDOW:
         return 8
-    return max(64 if window <= 16 else 32, min(512, 1 << (13 - (window + 1) // 2)))
+    smallest = 64 if window <= 16 else 32
+    return max(smallest, min(512, (1 << 13) >> (window + 1) // 2))
 
 
 def batch_size(window: int) -> int:
-    """Problems of one dispatch, some ten milliseconds of work; fewer cost less, and are the same program."""
+    """Problems of one dispatch, some fifty milliseconds of work; fewer cost less, and are the same program."""
     if window > MAXIMUM_WINDOW:
         return 4 * chunk_size(window)
-    return max(chunk_size(window), 1 << min(16, 22 - (window + 1) // 2))
+    return max(chunk_size(window), 1 << min(16, 24 - (window + 1) // 2))
 
 
 def rounding(window: int, tolerance: float) -> float:
