@@ -18,7 +18,7 @@ from slth_compile.source.dyadic import PRODUCT_BITS
 from slth_compile.source.layout import SPARSEST
 from slth_compile.subset_sum.code_length import Costs, fit, kept_costs, needs_64_bits
 from slth_compile.subset_sum.dispatch import solve_everywhere
-from slth_compile.subset_sum.problem import batch_size, batches, integer_targets, solve_cheapest_batch
+from slth_compile.subset_sum.problem import batch_size, integer_targets, on_devices, solve_cheapest_batch
 
 LARGEST_WINDOW = 24
 """Larger windows take the closest subset: all pairs of their halves are too many to look at."""
@@ -123,8 +123,7 @@ def _solve(
     """Subsets, sums, costs and whether there is one, for the weights at `flat` in the windows `numbers`."""
     gadget = family.gadget
     exact = needs_64_bits(gadget.window, int(np.ldexp(gadget.tolerance, PRODUCT_BITS - gadget.gain)))
-    solve = batches(family, functools.partial(solve_cheapest_batch, window=gadget.window, exact=exact))
-    size = batch_size(gadget.window)
+    solve = functools.partial(solve_cheapest_batch, window=gadget.window, exact=exact)
     arrays = (flat.astype(np.uint32), numbers.astype(np.uint32), targets, allowed)
-    run = solve(arrays, (costs.pruned, costs.kept), size)
-    return solve_everywhere(run, flat.size, size, lambda: progress(0))
+    run = on_devices(family, solve, arrays, (costs.pruned, costs.kept))
+    return solve_everywhere(run, flat.size, batch_size(gadget.window), lambda: progress(0))

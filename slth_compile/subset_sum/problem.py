@@ -257,32 +257,32 @@ def solve_cheapest_batch(
     return found  # type: ignore[return-value]
 
 
-def batches(
-    family: Family, solve: Callable[..., tuple[jax.Array, ...]]
-) -> Callable[[tuple[np.ndarray, ...], tuple[np.ndarray, ...], int], Callable[[Device, slice], Any]]:
+def on_devices(
+    family: Family,
+    solve: Callable[..., tuple[jax.Array, ...]],
+    arrays: tuple[np.ndarray, ...],
+    further: tuple[np.ndarray, ...] = (),
+) -> Callable[[Device, slice], tuple[np.ndarray, ...]]:
     """How to solve any slice of some problems of a family on any device, as `dispatch.solve_everywhere` wants it.
 
     Args:
         family: The problems; its table is put on every device once.
         solve: `solve_batch` or another of its kind, with key and table first and the wanted count last.
-
-    Returns:
-        From arrays with one entry a problem, further arguments and the batch size to the function that solves a slice.
+        arrays: One entry a problem.
+        further: What follows them in the arguments of `solve`.
     """
+    size = batch_size(family.gadget.window)
     with jax.enable_x64(True):
         tables = {device: (jax.device_put(family.key, device), table(family, device)) for device in jax.local_devices()}
 
-    def prepare(arrays: tuple[np.ndarray, ...], further: tuple[np.ndarray, ...], size: int):
-        def run(device: Device, part: slice) -> tuple[np.ndarray, ...]:
-            count = part.stop - part.start
-            with jax.enable_x64(True), jax.default_device(device):
-                padded = [np.pad(x[part], (0, size - count)) for x in arrays]
-                results = solve(*tables[device], *padded, *further, np.int32(count))
-                return tuple(np.asarray(x)[:count] for x in results)
+    def run(device: Device, part: slice) -> tuple[np.ndarray, ...]:
+        count = part.stop - part.start
+        with jax.enable_x64(True), jax.default_device(device):
+            padded = [np.pad(x[part], (0, size - count)) for x in arrays]
+            results = solve(*tables[device], *padded, *further, np.int32(count))
+            return tuple(np.asarray(x)[:count] for x in results)
 
-        return run
-
-    return prepare
+    return run
 
 
 def in_chunks(

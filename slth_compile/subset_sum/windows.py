@@ -12,14 +12,14 @@ from slth_compile.constructions.da_cunha import Family
 from slth_compile.source.dyadic import PRODUCT_BITS, enclose_difference
 from slth_compile.source.layout import CLOSEST
 from slth_compile.subset_sum.cheapest_windows import LARGEST_WINDOW, family_costs, solve_cheapest
-from slth_compile.subset_sum.dispatch import solve_everywhere
+from slth_compile.subset_sum.dispatch import Device, solve_everywhere
 from slth_compile.subset_sum.meet_in_the_middle import MAXIMUM_WINDOW
 from slth_compile.subset_sum.problem import (
     batch_size,
-    batches,
     chunk_size,
     family_rounding,
     integer_targets,
+    on_devices,
     solve_batch,
     solve_near_batch,
 )
@@ -80,7 +80,8 @@ def solve_family(family: Family, progress: Progress = lambda solved: None, objec
     tolerance = family.gadget.tolerance * (1 - 2.0**-30)
     windows = np.zeros(weights.size, np.uint16)
     subsets = np.zeros(weights.size, subset_dtype(family.gadget.window))
-    best = _outer_error(family, np.arange(weights.size), np.zeros(weights.size, np.int64))
+    # Of the empty subset: its size, rounded up.
+    best = (np.abs(weights) + np.broadcast_to(family.error, family.weights.shape).reshape(-1)) * (1 + 2.0**-50)
     available = family.windows
     # Where a channel offers no window, every weight is within the tolerance of zero by plan, or is missed.
     pending = np.flatnonzero((weights != 0) & (available[family.channel(np.arange(weights.size))] > 0))
@@ -103,8 +104,7 @@ def solve_family(family: Family, progress: Progress = lambda solved: None, objec
         together = max(1, min(size(family.gadget.window) // pending.size, int(offered.max()) - number))
         which, ahead = _pairs(offered - number, together)
         flat, numbers = pending[which], number + ahead
-        found, sums = _solve(family, flat, numbers, progress)
-        errors = _outer_error(family, flat, sums)
+        found, errors = _solve(family, flat, numbers, progress)
         for step in range(together):
             rows = np.flatnonzero(ahead == step) if together > 1 else np.arange(flat.size)
             rows = rows[(errors[rows] < best[flat[rows]]) & ((best[flat[rows]] > tolerance) | (number + step == 0))]
@@ -142,22 +142,27 @@ def _pairs(offered: np.ndarray, together: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _solve(family: Family, flat: np.ndarray, numbers: np.ndarray, progress: Progress) -> tuple[np.ndarray, np.ndarray]:
-    """Closest subsets (near ones above 28) and their sums of the weights at `flat` in the windows `numbers`.
+    """Closest subsets (near ones above 28) of the weights at `flat` in the windows `numbers`, and their errors.
 
     `progress(0)` after each batch lets the caller stop between two.
     """
     gadget = family.gadget
     targets = integer_targets(family.weights.reshape(-1)[flat], gadget.gain, PRODUCT_BITS)
-    size = batch_size(gadget.window)
     arrays = (flat.astype(np.uint32), numbers.astype(np.uint32), targets)
     if gadget.window > MAXIMUM_WINDOW:
-        arrays = (*arrays, _enough(family, flat))
-        solve = batches(family, functools.partial(solve_near_batch, window=gadget.window))
+        solve = on_devices(
+            family, functools.partial(solve_near_batch, window=gadget.window), (*arrays, _enough(family, flat))
+        )
     else:
         narrow = family_rounding(family) > 0
-        solve = batches(family, functools.partial(solve_batch, window=gadget.window, narrow=narrow))
-    found, sums = solve_everywhere(solve(arrays, (), size), flat.size, size, lambda: progress(0))
-    return found, sums
+        solve = on_devices(family, functools.partial(solve_batch, window=gadget.window, narrow=narrow), arrays)
+
+    def run(device: Device, part: slice) -> tuple[np.ndarray, ...]:
+        found, sums = solve(device, part)
+        return found, _outer_error(family, flat[part], sums)
+
+    found, errors = solve_everywhere(run, flat.size, batch_size(gadget.window), lambda: progress(0))
+    return found, errors
 
 
 def _enough(family: Family, flat: np.ndarray) -> np.ndarray:
