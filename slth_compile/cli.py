@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
@@ -363,7 +364,7 @@ def _print_finding(found: Any, as_json: bool) -> None:
         return
     heading, body = rows(found, percent)
     print(f"P(failure) in per cent, with the wider side of its 95 % interval; {statements.setting(found.question)}")
-    table = Table(*heading)
+    table = Table(*heading, box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     for row in body:
         table.add_row(*row)
     output.print(table)

@@ -19,20 +19,24 @@ from slth_compile.plan.width import Problems, plan_gadget
 from slth_compile.source.layout import CLOSEST, FEWEST_BITS, SPARSEST, Gadget, LayerLayout, Layout
 from slth_compile.source.network import kernel_shape
 from slth_compile.subset_sum.code_length import tried
+from slth_compile.subset_sum.problem import rounding
 
-# Problems a second of one core, measured for these windows; between them by interpolation.
+# Problems a second of one core in 64 bits, measured for these windows; between them by interpolation.
 _RATES = (
-    (8, 6e6),
-    (12, 2e6),
-    (16, 4.5e5),
-    (20, 9e4),
-    (24, 1.5e4),
-    (28, 3e3),
+    (8, 9e6),
+    (12, 3e6),
+    (16, 8e5),
+    (20, 1.5e5),
+    (24, 2.4e4),
+    (28, 4.5e3),
     (34, 6e3),
     (42, 1.5e3),
     (50, 400),
     (58, 100),
 )
+
+# How many times as many in 32 bits.
+_NARROW = 1.8
 
 # The same for the cheapest subset within a tolerance.
 _CHEAPEST_RATES = ((8, 7e6), (12, 1.5e6), (16, 2.2e5), (20, 1.8e4), (24, 1.2e3))
@@ -192,4 +196,6 @@ def _seconds(problems: int, gadget: Gadget, objective: str) -> float:
     windows, rates = zip(*(_RATES if objective == CLOSEST else _CHEAPEST_RATES), strict=True)
     problems *= 1 if objective == CLOSEST else tried(gadget.window)
     rate = float(np.exp(np.interp(gadget.window, windows, np.log(rates))))
+    if objective == CLOSEST and rounding(gadget.window, float(np.ldexp(gadget.tolerance, -gadget.gain))) > 0:
+        rate *= _NARROW
     return 2 * problems / rate

@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from slth_compile.subset_sum.meet_in_the_middle import _cleaned, _locate, _negative_half
+from slth_compile.subset_sum.bitonic import cleaned
+from slth_compile.subset_sum.half_sums import locate, negative_half
 
 FORCED = 2
 """Candidates at the head of a window that are always kept: `plan.width`, equation (4), needs them."""
@@ -56,7 +57,7 @@ def near_subset(candidates: jax.Array, targets: jax.Array, enough: jax.Array, ce
     batch, q = targets.shape[0], free.shape[0] // 4
     # First and third quarter side by side on the batch axis, second and fourth too.
     quarters = [jnp.concatenate([free[i * q : (i + 1) * q], free[(i + 2) * q : (i + 3) * q]], 1) for i in (0, 1)]
-    negative = _negative_half(jnp.stack(quarters))
+    negative = negative_half(jnp.stack(quarters))
     lists = jnp.concatenate([negative, -negative[:, ::-1]], 1)
     goal = 2 * (targets - forced.sum(0)) - free.sum(0)
     # The target is shared as the two halves can reach, which keeps both within their lists.
@@ -87,7 +88,7 @@ def near_subset(candidates: jax.Array, targets: jax.Array, enough: jax.Array, ce
     first, second = _closest(2 * lists[0], 2 * (sums - lists[1]) + 1)
     values = jnp.concatenate([first, sums - second])
     halves = jnp.concatenate(quarters, 1)
-    bits = _locate(halves, (values + halves.sum(0)) >> 1).astype(jnp.uint64).reshape(4, batch)
+    bits = locate(halves, (values + halves.sum(0)) >> 1).astype(jnp.uint64).reshape(4, batch)
     # Batches of `bits`: quarters 1, 3, 2, 4.
     kept = bits[0] | bits[2] << jnp.uint64(q) | bits[1] << jnp.uint64(2 * q) | bits[3] << jnp.uint64(3 * q)
     return kept << jnp.uint64(FORCED) | jnp.uint64((1 << FORCED) - 1)
@@ -120,4 +121,4 @@ def _closest(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def _sort_bitonic(x: jax.Array) -> jax.Array:
     """A bitonic sequence along axis 0, sorted ascending."""
-    return _cleaned(x[None], 1).reshape(x.shape)
+    return cleaned(x[None], 1).reshape(x.shape)

@@ -4,11 +4,9 @@ Data-oblivious meet-in-the-middle (Horowitz & Sahni 1974) with bitonic merges (B
 
     sum_S x = (T + sum e_i x_i) / 2,   e = +-1,   T = sum x,   so search   sum e_i x_i = t := 2 w - T
 
-the signed sums of half the candidates are antisymmetric, so only their sorted negative half is built, one candidate at
-a time: `concat(N - y, reverse(-|N + y|))` is bitonic already and half-cleaners sort it. The merge of `A ascending` with
-`t - C descending` is bitonic too, and the best pair is adjacent in it. No sort, gather or loop: only min, max, compare.
-Up to four half-cleaners run on columns of 16 rows in one pass over memory; the last five run on blocks of 32 rows that
-stay in registers until their best adjacent pair is known.
+The signed sums `A` and `C` of the halves are sorted lists. The merge of `A ascending` with `t - C descending` is
+bitonic, the best pair adjacent in it. No sort, gather or loop: only min, max, compare. The last five half-cleaners
+run on blocks of 32 rows that stay in registers until their best adjacent pair is known.
 """
 
 from __future__ import annotations
@@ -21,19 +19,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from slth_compile.subset_sum.bitonic import COLUMN, cleaned, half_cleaned, parts
+from slth_compile.subset_sum.half_sums import locate, negative_half
 from slth_compile.subset_sum.one_pass import materialise, one_pass
 
 MAXIMUM_WINDOW = 28
 """Largest window: sums of 28 products below 2^46 leave room in int64; every two candidates more double the lists."""
 
-_COLUMN = 16
-"""Rows of a column: half-cleaners of four strides a pass."""
-
 _BLOCK = 32
 """Rows of the last blocks, as many as a CPU has vector registers."""
-
-_IN_REGISTERS = 8
-"""Candidates whose signed sums are built in one pass, and located in one pass."""
 
 
 def closest_subset(candidates: jax.Array, targets: jax.Array) -> jax.Array:
@@ -54,47 +48,12 @@ def closest_subset(candidates: jax.Array, targets: jax.Array) -> jax.Array:
     halves = materialise(candidates.reshape(2, -1, batch))
     totals = halves.sum(1, dtype=halves.dtype)
     goal = 2 * targets - totals[0] - totals[1]
-    negative = _negative_half(halves)
+    negative = negative_half(halves)
     key, low = _best_pair(negative[0], negative[1], goal)
     sums = one_pass(_pair_sums, [key, low, goal, *totals], 2)
-    first, second = (_locate(half, sum_) for half, sum_ in zip(halves, sums, strict=True))
+    first, second = (locate(half, sum_) for half, sum_ in zip(halves, sums, strict=True))
     subset = first | (second << jnp.uint32(halves.shape[1]))
     return subset & jnp.uint32((1 << n) - 1)
-
-
-def _negative_half(x: jax.Array) -> jax.Array:
-    """Ascending negative half of all signed sums of `x (2, h, batch)`: `(2, 2^(h-1), batch)`."""
-    first = min(x.shape[1], _IN_REGISTERS)
-    sums = jnp.stack(one_pass(_signed_sums, [x[:, i] for i in range(first)], 1 << (first - 1)), 1)
-    for i in range(first, x.shape[1]):
-        sums = _doubled(sums, x[:, i])
-    return sums
-
-
-def _signed_sums(*x: jax.Array) -> list[jax.Array]:
-    """The rows of the negative half of a few candidates."""
-    sums = [lax.neg(lax.abs(x[0]))]
-    for y in x[1:]:
-        sums = _half_cleaned(_with_signs(sums, sums[::-1], lax.abs(y)))
-    return sums
-
-
-def _with_signs(rows: Sequence[jax.Array], reverse: Sequence[jax.Array], y: jax.Array) -> list[jax.Array]:
-    """`concat(N - y, reverse(-|N + y|))`, bitonic."""
-    return [lax.sub(row, y) for row in rows] + [lax.neg(lax.abs(lax.add(row, y))) for row in reverse]
-
-
-def _doubled(sums: jax.Array, x: jax.Array) -> jax.Array:
-    """The negative half `(2, m, batch)` with one candidate `(2, batch)` more: `(2, 2 m, batch)`."""
-    rows, batch = sums.shape[1:]
-    ahead, behind = _parts(sums, _COLUMN // 2), _parts(sums[:, ::-1], _COLUMN // 2)
-    y = jnp.broadcast_to(jnp.abs(x)[:, None], ahead[0].shape)
-
-    def column(y: jax.Array, *rows: jax.Array) -> list[jax.Array]:
-        return _half_cleaned(_with_signs(rows[: len(ahead)], rows[len(ahead) :], y))
-
-    cleaned = jnp.stack(one_pass(column, [y, *ahead, *behind], _COLUMN), 1)
-    return _cleaned(cleaned.reshape(2 * _COLUMN, -1, batch), 1).reshape(2, 2 * rows, batch)
 
 
 def _best_pair(negative_a: jax.Array, negative_c: jax.Array, goal: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -102,23 +61,22 @@ def _best_pair(negative_a: jax.Array, negative_c: jax.Array, goal: jax.Array) ->
     rows, batch = negative_a.shape
     odd = 2 * goal + 1
     if 4 * rows <= _BLOCK:
-        lists = [*negative_a, *negative_c]
 
         def block(odd: jax.Array, *rows: jax.Array) -> tuple[jax.Array, ...]:
             a, c = rows[: len(rows) // 2], rows[len(rows) // 2 :]
             return _sorted_block(*_keys(a, a[::-1], c, c[::-1], odd))[:2]
 
-        return one_pass(block, [odd, *lists], 2)  # type: ignore[return-value]
-    count = max(1, min(_COLUMN, 4 * rows // _BLOCK) // 4)
-    parts = [_parts(x[None], count) for x in (negative_a, negative_a[::-1], negative_c, negative_c[::-1])]
-    odd = jnp.broadcast_to(odd, parts[0][0].shape)
+        return one_pass(block, [odd, *negative_a, *negative_c], 2)  # type: ignore[return-value]
+    count = max(1, min(COLUMN, 4 * rows // _BLOCK) // 4)
+    lists = [parts(x[None], count) for x in (negative_a, negative_a[::-1], negative_c, negative_c[::-1])]
+    odd = jnp.broadcast_to(odd, lists[0][0].shape)
 
     def column(odd: jax.Array, *rows: jax.Array) -> list[jax.Array]:
         a, a_reverse, c, c_reverse = (rows[i * count : (i + 1) * count] for i in range(4))
-        return _half_cleaned(_keys(a, a_reverse, c, c_reverse, odd))
+        return half_cleaned(_keys(a, a_reverse, c, c_reverse, odd))
 
-    columns = one_pass(column, [odd, *(x for part in parts for x in part)], 4 * count)
-    blocks = _cleaned(jnp.stack(columns, 1).reshape(4 * count, -1, batch), _BLOCK)
+    columns = one_pass(column, [odd, *itertools.chain(*lists)], 4 * count)
+    blocks = cleaned(jnp.stack(columns, 1).reshape(4 * count, -1, batch), _BLOCK)
     found = one_pass(_sorted_block, [blocks[:, i] for i in range(blocks.shape[1])], 4)
     while len(found[0]) > 1:
         found = _joined(found)
@@ -143,14 +101,14 @@ def _keys(
 
 def _sorted_block(*rows: jax.Array) -> tuple[jax.Array, ...]:
     """Of a bitonic block: the best key and the lower of its pair, its first and its last row when sorted."""
-    ordered = _half_cleaned(rows)
+    ordered = half_cleaned(rows)
     keys = [_key(high, low) for low, high in itertools.pairwise(ordered)]
     return *_smallest(keys, ordered[:-1]), ordered[0], ordered[-1]
 
 
 def _joined(found: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
     """What `_sorted_block` says of neighbours `(blocks, batch)`, of up to 16 of them together."""
-    count = min(_COLUMN, len(found[0]))
+    count = min(COLUMN, len(found[0]))
     operands = [x.reshape(-1, count, x.shape[-1])[:, i] for x in found for i in range(count)]
 
     def join(*rows: jax.Array) -> tuple[jax.Array, ...]:
@@ -182,40 +140,6 @@ def _gap(key: jax.Array) -> jax.Array:
     return lax.bitwise_or(lax.shift_left(key, one), lax.shift_right_logical(key, top))
 
 
-def _half_cleaned(rows: Sequence[jax.Array]) -> list[jax.Array]:
-    """Half-cleaners of all strides: a bitonic column sorted, columns of a longer one bitonic apart."""
-    lanes, stride = list(rows), len(rows) // 2
-    while stride:
-        for i in range(len(lanes)):
-            if i & stride == 0:
-                low, high = lanes[i], lanes[i + stride]
-                lanes[i], lanes[i + stride] = lax.min(low, high), lax.max(low, high)
-        stride //= 2
-    return lanes
-
-
-def _cleaned(blocks: jax.Array, rows: int) -> jax.Array:
-    """Bitonic blocks `(blocks, length, batch)` cleaned until `rows` rows are left in each."""
-    count, length, batch = blocks.shape
-    while length > rows:
-        radix = min(_COLUMN, length // rows)
-        columns = one_pass(lambda *x: _half_cleaned(x), _columns(blocks, radix), radix)
-        count, length = count * radix, length // radix
-        blocks = jnp.stack(columns, 1).reshape(count, length, batch)
-    return blocks
-
-
-def _columns(blocks: jax.Array, count: int) -> list[jax.Array]:
-    """`count` slices along the rows of each block, flat: `(blocks, length // count * batch)`."""
-    flat = blocks.reshape(blocks.shape[0], count, -1)
-    return [flat[:, i] for i in range(count)]
-
-
-def _parts(blocks: jax.Array, count: int) -> list[jax.Array]:
-    """The same, `(blocks, length // count, batch)`: a reversed block cannot be read as if it were flat."""
-    return [part[:, 0] for part in jnp.split(blocks.reshape(blocks.shape[0], count, -1, blocks.shape[2]), count, 1)]
-
-
 def _pair_sums(
     key: jax.Array, low: jax.Array, goal: jax.Array, total_a: jax.Array, total_c: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
@@ -227,37 +151,3 @@ def _pair_sums(
     sum_c = lax.sub(goal, lax.shift_right_arithmetic(lax.select(low_is_c, low, high), lax.full_like(low, 1)))
     halved = [lax.add(sum_a, total_a), lax.add(sum_c, total_c)]
     return lax.shift_right_arithmetic(halved[0], one), lax.shift_right_arithmetic(halved[1], one)
-
-
-def _locate(x: jax.Array, total: jax.Array) -> jax.Array:
-    """A mask of `x (h, batch)` whose subset sum is `total (batch,)`, uint32; one is known to exist."""
-    if len(x) <= _IN_REGISTERS:
-        return one_pass(_located, [total, *x], 1)[0].astype(jnp.uint32)
-    split = len(x) // 2
-    low = jnp.stack(one_pass(lambda *x: _sums(x[0], x), list(x[:split]), 1 << split))
-    left = one_pass(lambda t, *x: [lax.sub(t, s) for s in _sums(t, x)], [total, *x[split:]], 1 << (len(x) - split))
-    index = jnp.arange(len(low), dtype=jnp.uint32)[:, None]
-    found = jnp.zeros(low.shape, jnp.uint32)
-    for j, rest in enumerate(left):
-        found = jnp.where(low == rest, index | jnp.uint32(j << split), found)
-    return found.max(0)
-
-
-def _located(total: jax.Array, *x: jax.Array) -> tuple[jax.Array]:
-    """A mask of a few candidates by comparing all sums of one half with what the other half leaves of the total."""
-    split = len(x) // 2
-    low, high = _sums(total, x[:split]), _sums(total, x[split:])
-    found = lax.full_like(total, 0)
-    for j, part in enumerate(high):
-        rest = lax.sub(total, part)
-        for i, sum_ in enumerate(low):
-            found = lax.select(lax.eq(sum_, rest), lax.full_like(total, i | j << split), found)
-    return (found,)
-
-
-def _sums(like: jax.Array, x: Sequence[jax.Array]) -> list[jax.Array]:
-    """All subset sums; entry `i` is the subset whose bits are `i`."""
-    sums = [lax.full_like(like, 0)]
-    for row in x:
-        sums += [lax.add(row, sum_) for sum_ in sums]
-    return sums
