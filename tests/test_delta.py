@@ -1,8 +1,8 @@
 """delta is a probability over seeds: how often a planned source misses a tolerance, and that a miss has a name.
 
 The full counts take minutes (`-m slow`): of 200 seeds at delta = 0.1 at most 30 may fail, which sources that fail with
-probability 0.1 exceed with probability 0.8 %; with every width halved the plan must be seen to break. On the shapes of
-LeNet-5, 107,786 weights, of 400 seeds at delta = 0.05 at most 31 may fail: exceeded with probability 0.8 % again.
+probability 0.1 exceed with probability 1.0 %; with every width halved the plan must be seen to break. On the shapes of
+LeNet-5, 107,786 weights, of 400 seeds at delta = 0.05 at most 31 may fail: exceeded with probability 0.7 % then.
 """
 
 from __future__ import annotations
