@@ -37,6 +37,10 @@ def block(key: Key, high: jax.Array, low: jax.Array) -> tuple[jax.Array, jax.Arr
     return x, y
 
 
+# Outside other programs the rounds, one operation after the other, would take milliseconds.
+_BLOCK = jax.jit(block)
+
+
 def tensor_key(seed: int, layer: int, tensor: int) -> Key:
     """The key of one tensor of one layer.
 
@@ -46,7 +50,7 @@ def tensor_key(seed: int, layer: int, tensor: int) -> Key:
         tensor: One of the `TENSOR_*` constants.
     """
     seed_key = (jnp.uint32(seed >> 32), jnp.uint32(seed & 0xFFFFFFFF))
-    return block(seed_key, jnp.uint32(layer), jnp.uint32(tensor))
+    return _BLOCK(seed_key, jnp.uint32(layer), jnp.uint32(tensor))
 
 
 def words(key: Key, elements: jax.Array) -> jax.Array:

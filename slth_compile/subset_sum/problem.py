@@ -87,6 +87,11 @@ def rounding(window: int, tolerance: float) -> float:
     return slack if window <= NARROW_WINDOW and slack <= _SLACK * tolerance else 0.0
 
 
+def narrowed(x: jax.Array) -> jax.Array:
+    """Integers in units of 2^-46 as int32 in units of 2^-24, rounded to nearest, halves up."""
+    return ((x + (1 << (_SHIFT - 1))) >> _SHIFT).astype(jnp.int32)
+
+
 def family_rounding(family: Family) -> float:
     """`rounding` of a family's problems."""
     return rounding(family.gadget.window, float(np.ldexp(family.gadget.tolerance, -family.gadget.gain)))
@@ -165,7 +170,7 @@ def solve_batch(
         exact = candidates_of(key, table, flat, numbers, window)
         problem = (exact, targets)
         if narrow:
-            problem = tuple(((x + (1 << (_SHIFT - 1))) >> _SHIFT).astype(jnp.int32) for x in problem)
+            problem = tuple(narrowed(x) for x in problem)
         subsets = closest_subset(*problem)
         return subsets, masked_sum(exact, subsets)
 
