@@ -7,7 +7,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -86,7 +86,8 @@ def compile(
 ) -> None:
     """Compile a checkpoint into a ticket directory."""
     wait_for_steps()
-    _use_all_cores(distributed)
+    if distributed:
+        _join_processes()
     from slth_compile.processes import is_first
 
     domains = [parse_domain(text) for text in domain or ["box:0,1"]]
@@ -250,7 +251,6 @@ def demo(
 ) -> None:
     """Train a small CNN on scikit-learn's digits, compile, certify and verify it; no network access."""
     wait_for_steps()
-    _use_all_cores()
     from slth_compile.demo import run
 
     with _progress(quiet or as_json) as progress:
@@ -294,23 +294,13 @@ def _fail(message: str, code: int, prefix: str = "") -> None:
     sys.exit(code)
 
 
-def _use_all_cores(distributed: bool = False) -> None:
-    """Makes every core of a CPU a device, where nobody chose otherwise, and joins the other processes."""
+def _join_processes() -> None:
     import jax
 
-    from slth_compile.subset_sum.dispatch import cores
-
-    if jax.config.values["jax_num_cpu_devices"] < 1 and "host_platform_device_count" not in os.environ.get(
-        "XLA_FLAGS", ""
-    ):
-        # Too late where JAX has run before, as under a caller of this module: then threads share the one device.
-        with suppress(RuntimeError):
-            jax.config.update("jax_num_cpu_devices", cores())
-    if distributed:
-        try:
-            jax.distributed.initialize()
-        except (RuntimeError, ValueError) as error:
-            raise InputError(f"--distributed: the other processes were not found ({error})") from None
+    try:
+        jax.distributed.initialize()
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"--distributed: the other processes were not found ({error})") from None
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from slth_compile.domain import Domain
+from slth_compile.errors import UnreachableError
 from slth_compile.graph.check import nonnegative_nodes
 from slth_compile.graph.graph import Graph
 from slth_compile.graph.nodes import Weighted
@@ -34,6 +35,8 @@ _RATES = (
     (50, 400),
     (58, 100),
 )
+
+_BIAS_WIDENING = 2
 
 # How many times as many in 32 bits.
 _NARROW = 1.8
@@ -180,8 +183,21 @@ def _plan_layer(
         magnitudes = np.abs(node.bias[node.bias != 0])
         error = 0.0 if node.bias_error is None else float(node.bias_error.max())
         allowed = share * max(1, magnitudes.size)
-        bias = plan_family(Problems(f"{name} bias", magnitudes, error, 1, tolerances[1], allowed))
+        problems = Problems(f"{name} bias", magnitudes, error, 1, tolerances[1], allowed)
+        bias = _in_window(kernel.window, problems, plan_family(problems), objective)
     return LayerLayout(signed=signed, kernel=kernel, bias=bias)
+
+
+def _in_window(window: int, problems: Problems, gadget: Gadget, objective: str) -> Gadget:
+    """The gadget of few problems in a window that is in use anyway, unless it gets much wider there.
+
+    Every size of window is a program to compile, which takes longer than to solve them.
+    """
+    try:
+        found = PINNED[objective](problems, window=window)
+    except UnreachableError:
+        return gadget
+    return found if found.width <= _BIAS_WIDENING * gadget.width else gadget
 
 
 def _problems(graph: Graph, position: int, signed: bool) -> int:

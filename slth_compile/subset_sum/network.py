@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -12,7 +13,9 @@ from slth_compile.graph.graph import Graph
 from slth_compile.graph.nodes import Weighted
 from slth_compile.processes import by_first, from_first
 from slth_compile.progress import Progress
-from slth_compile.source.layout import Layout
+from slth_compile.source.layout import CLOSEST, Layout
+from slth_compile.subset_sum.dispatch import cores
+from slth_compile.subset_sum.problem import compile_program, gadget_rounding
 from slth_compile.subset_sum.windows import Miss, meets, solve_family
 from slth_compile.ticket.masks import SubsetMask, subset_dtype
 from slth_compile.ticket.ticket import Ticket
@@ -44,6 +47,7 @@ def solve_network(
         done += solved
         progress("solve", done, total)
 
+    exact = _compiled(layout) if layout.objective == CLOSEST else frozenset()
     for index, position in enumerate(graph.layers):
         node = graph.nodes[position]
         assert isinstance(node, Weighted)
@@ -51,7 +55,7 @@ def solve_network(
         for family in families(seed, index, node, layout.layers[index]):
             mask = _finished(family, workspace)
             if mask is None:
-                solution = solve_family(family, advance, layout.objective)
+                solution = solve_family(family, advance, layout.objective, exact)
                 mask = solution.mask
                 misses.extend(solution.misses)
                 if not solution.misses:
@@ -62,6 +66,17 @@ def solve_network(
         masks.append(parts)
     _refuse_misses(graph, layout, misses)
     return Ticket(layout, seed, tuple(masks))
+
+
+def _compiled(layout: Layout) -> frozenset[int]:
+    """The windows that are solved in 64 bits; their programs, and the others of the layout, compiled side by side."""
+    gadgets = [g for layer in layout.layers for g in (layer.kernel, layer.bias) if g is not None]
+    exact = frozenset(g.window for g in gadgets if not gadget_rounding(g))
+    programs = {(g.window, bool(gadget_rounding(g)) and g.window not in exact) for g in gadgets}
+    programs |= {(layer.kernel.window, bool(gadget_rounding(layer.kernel))) for layer in layout.layers}
+    with ThreadPoolExecutor(cores()) as pool:
+        list(pool.map(lambda program: compile_program(*program), sorted(programs)))
+    return exact
 
 
 def _finished(family: Family, workspace: Workspace | None) -> SubsetMask | None:

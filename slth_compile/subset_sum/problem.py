@@ -14,6 +14,7 @@ from jax import lax
 
 from slth_compile.constructions.da_cunha import Family
 from slth_compile.source.dyadic import PRODUCT_BITS, entries, masked_sum
+from slth_compile.source.layout import Gadget
 from slth_compile.source.threefry import Key, words
 from slth_compile.subset_sum import code_length
 from slth_compile.subset_sum.dispatch import Device
@@ -31,7 +32,7 @@ NARROW_WINDOW = 24
 """Largest window that 32 bits have room for."""
 
 _SLACK = 1 / 8
-_SMALLEST_TABLE = 1 << 18
+_SMALLEST_TABLE = 1 << 20
 _SHIFT = PRODUCT_BITS - NARROW_BITS
 
 
@@ -92,9 +93,27 @@ def narrowed(x: jax.Array) -> jax.Array:
     return ((x + (1 << (_SHIFT - 1))) >> _SHIFT).astype(jnp.int32)
 
 
-def family_rounding(family: Family) -> float:
-    """`rounding` of a family's problems."""
-    return rounding(family.gadget.window, float(np.ldexp(family.gadget.tolerance, -family.gadget.gain)))
+def gadget_rounding(gadget: Gadget) -> float:
+    """`rounding` of a gadget's problems."""
+    return rounding(gadget.window, float(np.ldexp(gadget.tolerance, -gadget.gain)))
+
+
+def compile_program(window: int, narrow: bool) -> None:
+    """Compiles `solve_batch` for a window on the first local device; what is compiled is kept by JAX.
+
+    Args:
+        window: Candidates m; above 28, where another solver is used, nothing is done.
+        narrow: Whether in 32 bits.
+    """
+    if window > MAXIMUM_WINDOW:
+        return
+    device, size = jax.local_devices()[0], batch_size(window)
+    with jax.enable_x64(True), jax.default_device(device):
+        one = np.ones(1, np.uint32)
+        nothing = Table(*(np.zeros(_SMALLEST_TABLE, np.int32),) * 2, *(np.uint32(1),) * 3, np.uint64(1))  # type: ignore[arg-type]
+        key = jax.device_put((jnp.uint32(one[0]), jnp.uint32(one[0])), device)
+        arrays = (np.zeros(size, np.uint32), np.zeros(size, np.uint32), np.zeros(size, np.int64))
+        solve_batch(key, jax.device_put(nothing, device), *arrays, np.int32(0), window=window, narrow=narrow)
 
 
 def table(family: Family, device: Device) -> Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Set
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from slth_compile.subset_sum.meet_in_the_middle import MAXIMUM_WINDOW
 from slth_compile.subset_sum.problem import (
     batch_size,
     chunk_size,
-    family_rounding,
+    gadget_rounding,
     integer_targets,
     on_devices,
     solve_batch,
@@ -27,6 +27,8 @@ from slth_compile.ticket.apply import masked_sums
 from slth_compile.ticket.masks import SubsetMask, subset_dtype
 
 Progress = Callable[[int], None]
+
+_FEW = 1 << 14
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +60,12 @@ class Solution:
     misses: tuple[Miss, ...]
 
 
-def solve_family(family: Family, progress: Progress = lambda solved: None, objective: str = CLOSEST) -> Solution:
+def solve_family(
+    family: Family,
+    progress: Progress = lambda solved: None,
+    objective: str = CLOSEST,
+    exact_windows: Set[int] = frozenset(),
+) -> Solution:
     """The mask of a family: every weight takes the first window whose closest subset meets its tolerance.
 
     For the other objectives it takes, in the first few windows that meet the tolerance, the subset that costs least
@@ -71,10 +78,15 @@ def solve_family(family: Family, progress: Progress = lambda solved: None, objec
         family: The problems.
         progress: Called with the number of weights settled, as they are.
         objective: One of `source.layout.OBJECTIVES`.
+        exact_windows: Windows for which a program in 64 bits is in use: a few problems take it too, where 32 bits would
+            do, and spare the compilation of another one.
 
     Returns:
         Mask and misses.
     """
+    narrow = gadget_rounding(family.gadget) > 0 and not (
+        family.weights.size < _FEW and family.gadget.window in exact_windows
+    )
     weights = family.weights.reshape(-1)
     # A hair inside, so that a checker that rounds otherwise finds the tolerance met too.
     tolerance = family.gadget.tolerance * (1 - 2.0**-30)
@@ -104,7 +116,7 @@ def solve_family(family: Family, progress: Progress = lambda solved: None, objec
         together = max(1, min(size(family.gadget.window) // pending.size, int(offered.max()) - number))
         which, ahead = _pairs(offered - number, together)
         flat, numbers = pending[which], number + ahead
-        found, errors = _solve(family, flat, numbers, progress)
+        found, errors = _solve(family, flat, numbers, narrow, progress)
         for step in range(together):
             rows = np.flatnonzero(ahead == step) if together > 1 else np.arange(flat.size)
             rows = rows[(errors[rows] < best[flat[rows]]) & ((best[flat[rows]] > tolerance) | (number + step == 0))]
@@ -141,7 +153,9 @@ def _pairs(offered: np.ndarray, together: int) -> tuple[np.ndarray, np.ndarray]:
     return np.nonzero(offered[:, None] > np.arange(together))  # type: ignore[return-value]
 
 
-def _solve(family: Family, flat: np.ndarray, numbers: np.ndarray, progress: Progress) -> tuple[np.ndarray, np.ndarray]:
+def _solve(
+    family: Family, flat: np.ndarray, numbers: np.ndarray, narrow: bool, progress: Progress
+) -> tuple[np.ndarray, np.ndarray]:
     """Closest subsets (near ones above 28) of the weights at `flat` in the windows `numbers`, and their errors.
 
     `progress(0)` after each batch lets the caller stop between two.
@@ -154,7 +168,6 @@ def _solve(family: Family, flat: np.ndarray, numbers: np.ndarray, progress: Prog
             family, functools.partial(solve_near_batch, window=gadget.window), (*arrays, _enough(family, flat))
         )
     else:
-        narrow = family_rounding(family) > 0
         solve = on_devices(family, functools.partial(solve_batch, window=gadget.window, narrow=narrow), arrays)
 
     def run(device: Device, part: slice) -> tuple[np.ndarray, ...]:
