@@ -22,8 +22,11 @@ from slth_compile.subset_sum.four_list import near_subset
 from slth_compile.subset_sum.meet_in_the_middle import MAXIMUM_WINDOW, closest_subset
 from slth_compile.subset_sum.one_pass import materialise
 
-WIDE: Any = {"xla_cpu_prefer_vector_width": 512}
-"""Compiler options of the solvers: CPUs that have wide vectors use them; others, and other devices, take no notice."""
+WIDE: Any = {"xla_cpu_prefer_vector_width": 512, "xla_disable_hlo_passes": "cpu-parallel-task-assigner"}
+"""Compiler options of the solvers: CPUs that have wide vectors use them; others, and other devices, take no notice.
+
+Cores share batches, not operations: split in two, each pass over a chunk would fetch half of it from the other's cache.
+"""
 
 NARROW_BITS = 24
 """Binary digits of a problem that is solved in 32 bits, in units of the gain."""
