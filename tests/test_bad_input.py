@@ -91,7 +91,7 @@ BAD: dict[str, tuple[dict, int, str]] = {
     "delta NaN": ({"delta": "nan"}, 2, "delta"),
     "delta no number": ({"delta": "abc"}, 2, "delta"),
     "eps out of reach": ({"eps": "1e-12"}, 1, "layer 'conv' kernel"),
-    "delta out of reach": ({"eps": "1e-9", "delta": "1e-300"}, 1, "layer "),
+    "delta out of reach": ({"eps": "1e-11", "delta": "1e-300"}, 1, "layer "),
     "seed below 0": ({"more": ["--seed", "-1"]}, 2, "seed"),
     "seed of 65 bits": ({"more": ["--seed", str(2**64)]}, 2, "seed"),
     "seed no number": ({"more": ["--seed", "x"]}, 2, "seed"),
