@@ -123,10 +123,11 @@ def random_family(window: int, count: int, tolerance: float) -> Family:
 def first_windows(family: Family, narrow: bool) -> tuple[Callable[[Any, slice], Any], int]:
     """How `solve_family` solves a slice of all weights in their first windows, and how many it takes at once."""
     window, count = family.gadget.window, family.weights.size
-    solve = problem.batches(family, functools.partial(problem.solve_batch, window=window, narrow=narrow))
     targets = problem.integer_targets(family.weights.reshape(-1), family.gadget.gain, PRODUCT_BITS)
     size = problem.batch_size(window)
-    return solve((np.arange(count, dtype=np.uint32), np.zeros(count, np.uint32), targets), (), size), size
+    arrays = (np.arange(count, dtype=np.uint32), np.zeros(count, np.uint32), targets)
+    solve = functools.partial(problem.solve_batch, window=window, narrow=narrow)
+    return problem.on_devices(family, solve, arrays), size
 
 
 def measure_kernel(repetitions: int) -> list[dict[str, Any]]:
