@@ -88,6 +88,24 @@ def parse_kwargs(text: str) -> dict[str, Any]:
     return found
 
 
+def parse_processes(text: str) -> tuple[str | None, int | None, int | None]:
+    """The arguments of `jax.distributed.initialize` that `HOST:PORT,N,I` names; for `auto` it finds them itself.
+
+    Raises:
+        InputError: Another form, or I is not one of 0 ... N - 1.
+    """
+    if text == "auto":
+        return None, None, None
+    address, *numbers = text.split(",")
+    try:
+        count, number = (int(part) for part in numbers)
+    except ValueError:
+        count, number = 0, 0
+    if not 0 <= number < count or ":" not in address:
+        raise InputError(f"--distributed {text}: expected auto, or HOST:PORT,N,I for process I of N, counted from 0")
+    return address, count, number
+
+
 def _numbers(text: str, parts: list[str]) -> list[float]:
     try:
         return [float(part) for part in parts]

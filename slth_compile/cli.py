@@ -18,7 +18,14 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 import slth_compile
-from slth_compile.arguments import DOMAIN_FORMS, load_arrays, parse_domain, parse_kwargs, parse_shape
+from slth_compile.arguments import (
+    DOMAIN_FORMS,
+    load_arrays,
+    parse_domain,
+    parse_kwargs,
+    parse_processes,
+    parse_shape,
+)
 from slth_compile.errors import InputError, SlthError, VerificationError
 from slth_compile.interrupts import feel, interrupts, wait_for_steps
 from slth_compile.progress import Progress
@@ -48,7 +55,8 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout an
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 Force = Annotated[bool, typer.Option(help="Replace an existing OUT/; it is deleted last.")]
 Distributed = Annotated[
-    bool, typer.Option("--distributed", help="One of several processes, found as jax.distributed.initialize() does.")
+    str | None,
+    typer.Option(metavar="auto | HOST:PORT,N,I", help="One of several processes: of a cluster, or number I of N."),
 ]
 Resume = Annotated[bool, typer.Option(help="Continue an interrupted run.")]
 
@@ -80,14 +88,14 @@ def compile(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and do nothing else.")] = False,
     resume: Resume = False,
     force: Force = False,
-    distributed: Distributed = False,
+    distributed: Distributed = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Compile a checkpoint into a ticket directory."""
     wait_for_steps()
-    if distributed:
-        _join_processes()
+    if distributed is not None:
+        _join_processes(distributed)
     from slth_compile.processes import is_first
 
     domains = [parse_domain(text) for text in domain or ["box:0,1"]]
@@ -294,13 +302,14 @@ def _fail(message: str, code: int, prefix: str = "") -> None:
     sys.exit(code)
 
 
-def _join_processes() -> None:
+def _join_processes(text: str) -> None:
     import jax
 
+    address, count, number = parse_processes(text)
     try:
-        jax.distributed.initialize()
+        jax.distributed.initialize(address, count, number)
     except (RuntimeError, ValueError) as error:
-        raise InputError(f"--distributed: the other processes were not found ({error})") from None
+        raise InputError(f"--distributed {text}: the other processes were not found ({error})") from None
 
 
 @contextmanager

@@ -96,6 +96,8 @@ BAD: dict[str, tuple[dict, int, str]] = {
     "seed of 65 bits": ({"more": ["--seed", str(2**64)]}, 2, "seed"),
     "seed no number": ({"more": ["--seed", "x"]}, 2, "seed"),
     "unknown objective": ({"more": ["--objective", "shortest"]}, 2, "closest, sparsest or fewest-bits"),
+    "processes of another form": ({"more": ["--distributed", "2"]}, 2, "HOST:PORT,N,I"),
+    "process that is none of them": ({"more": ["--distributed", "localhost:1,2,2"]}, 2, "counted from 0"),
     "unknown option": ({"more": ["--sead", "1"]}, 2, "--sead"),
     "empty domain": ({"domain": ["points:empty.npz"]}, 2, "empty"),
     "empty box": ({"domain": ["box:1,0"]}, 2, "empty"),
