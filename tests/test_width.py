@@ -251,3 +251,12 @@ def test_objectives_keep_to_a_window_that_is_asked_for() -> None:
     wanted = problems(np.linspace(0.1, 0.6, 30), 0.02)
     gadget, plain = plan_pinned(wanted, 16), plan_gadget(wanted, 16)
     assert gadget.window == 16 and gadget.tolerance == wanted.tolerance and gadget.width >= plain.width
+
+
+def test_what_32_bits_may_lose_is_taken_off_the_tolerance(monkeypatch):
+    from slth_compile.plan import width
+
+    problems = Problems("layer 'x' kernel", np.full(1000, 0.4), 0.0, 1, 1e-3, 1e-3)
+    planned = plan_gadget(problems, window=16).width
+    monkeypatch.setattr(width, "rounding", lambda window, tolerance: 0.75 * tolerance)
+    assert plan_gadget(problems, window=16).width > planned

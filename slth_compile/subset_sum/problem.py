@@ -23,7 +23,7 @@ from slth_compile.subset_sum.meet_in_the_middle import MAXIMUM_WINDOW, closest_s
 from slth_compile.subset_sum.one_pass import materialise
 
 WIDE: Any = {"xla_cpu_prefer_vector_width": 512, "xla_disable_hlo_passes": "cpu-parallel-task-assigner"}
-"""Compiler options of the solvers: CPUs that have wide vectors use them; others, and other devices, take no notice.
+"""Compiler options of the solvers, measured on CPUs with wide vectors; no other device has seen them yet.
 
 Cores share batches, not operations: split in two, each pass over a chunk would fetch half of it from the other's cache.
 """
