@@ -40,7 +40,7 @@ COMPILE = """
     try:
         found = slth.compile(
             Graph(nodes, (3,)), 5e-2, domain=slth.Points(np.ones((1, 20), np.float32)), window=12, attack=False,
-            out=out, resume=len(sys.argv) > 6,
+            out=out,
         )
         print(found.ticket_id)
     except SlthError as error:
@@ -48,15 +48,28 @@ COMPILE = """
 """
 
 
-def run(devices: int, processes: int, out: Path, *more: str) -> list[str]:
-    """What every process printed."""
+AGREE = """
+    import sys, jax, numpy as np
+    jax.distributed.initialize(sys.argv[4], int(sys.argv[2]), int(sys.argv[3]))
+    from slth_compile.processes import from_first
+
+    masks = (np.arange(6, dtype=np.uint16).reshape(2, 3), np.full((2, 3), 2**63 + 5, np.uint64))
+    like = tuple(np.zeros_like(x) for x in masks)
+    found = from_first(masks if jax.process_index() == 0 else None, like)
+    same = all(np.array_equal(x, y) and x.dtype == y.dtype for x, y in zip(found, masks, strict=True))
+    print(same, from_first(None, like))
+"""
+
+
+def run(devices: int, processes: int, out: Path, script: str = COMPILE) -> list[str]:
+    """The last line that every process printed."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")} | {"JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-c", textwrap.dedent(COMPILE), str(devices), str(processes)]
+    command = [sys.executable, "-c", textwrap.dedent(script), str(devices), str(processes)]
     started = [
-        subprocess.Popen([*command, str(i), address, str(out), *more], env=environment, stdout=-1, stderr=-1, text=True)
+        subprocess.Popen([*command, str(i), address, str(out)], env=environment, stdout=-1, stderr=-1, text=True)
         for i in range(processes)
     ]
     printed = []
@@ -76,6 +89,10 @@ def test_two_processes_with_two_devices_each_find_the_same_ticket(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["alone", "together"]
     first, second = run(1, 2, tmp_path / "together")
     assert "exists already" in first and "first of the processes" in second
+
+
+def test_what_the_first_process_has_every_process_gets(tmp_path):
+    assert run(1, 2, tmp_path, script=AGREE) == ["True None"] * 2
 
 
 @pytest.mark.parametrize("count", [1, 7, 8, 20])
