@@ -58,7 +58,9 @@ def load_target(path: pathlib.Path) -> nn.Module:
     for name, source in _CONVOLUTIONS.items():
         kernel = arrays[f"{source}.weight"].transpose(2, 3, 1, 0)
         parameters[name] = {"kernel": np.ascontiguousarray(kernel), "bias": arrays[f"{source}.bias"]}
-    first = arrays["linear1.weight"].reshape(100, 16, 8, 8).transpose(0, 2, 3, 1)  # channels come last here, first there
+    first = (
+        arrays["linear1.weight"].reshape(100, 16, 8, 8).transpose(0, 2, 3, 1)
+    )  # channels come last here, first there
     for name, weight, source in (
         ("dense1", first.reshape(100, -1), "linear1"),
         ("dense2", arrays["linear2.weight"], "linear2"),

@@ -11,16 +11,18 @@ import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 import slth_compile as slth
 from examples import dacunha_lenet5, resnet20, resnet_2b
 from slth_compile import demo
 from slth_compile.certificate.difference import LayerErrors
+from slth_compile.domain import Box
 from slth_compile.frontends.flax import import_model
 from slth_compile.graph import nodes as n
 from slth_compile.graph.check import check, nonnegative_nodes
-from slth_compile.graph.evaluate import LayerWeights
+from slth_compile.graph.evaluate import LayerWeights, evaluate, target_weights
 from slth_compile.graph.fold import fold
 from slth_compile.graph.graph import Graph
 
@@ -48,6 +50,17 @@ class Pair:
     errors: Mapping[int, LayerErrors]
     weights: Mapping[int, LayerWeights]
 
+    def only(self, output: int) -> Pair:
+        """The pair with one output of its last layer, a dense one; the errors stay as they are."""
+        last = self.graph.outputs[0]
+        node, weights = self.graph.nodes[last], self.weights[last]
+        assert isinstance(node, n.Dense) and node.bias is not None and weights.bias is not None
+        rows = slice(output, output + 1)
+        node = dataclasses.replace(node, kernel=node.kernel[:, rows], bias=node.bias[rows], bias_error=None)
+        weights = weights._replace(positive=weights.positive[:, rows], bias=weights.bias[rows])
+        graph = dataclasses.replace(self.graph, nodes=(*self.graph.nodes[:last], node))
+        return dataclasses.replace(self, graph=graph, weights={**self.weights, last: weights})
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Case:
@@ -72,6 +85,17 @@ class Case:
     restarts: int = 4
     labels: np.ndarray | None = None
     climb: tuple[int, float] = (200, 0.05)
+
+    def outputs(self, x: np.ndarray) -> np.ndarray:
+        """`f` and `g` of inputs in float64, shape `(2, samples, outputs)`."""
+        with jax.enable_x64(True):
+            networks = target_weights(self.pair.graph), self.pair.weights
+            return np.stack([np.asarray(evaluate(self.pair.graph, x, weights)[0]) for weights in networks])
+
+    def region(self, k: int) -> tuple[Pair, Box]:
+        """One region, and the pair with the outputs that count there."""
+        pair = self.pair if self.labels is None else self.pair.only(int(self.labels[k]))
+        return pair, Box(self.lower[k], self.upper[k], pair.graph.input_shape)
 
 
 def graph_of(model: Any, shape: tuple[int, ...]) -> Graph:
@@ -147,7 +171,7 @@ def box(pair: Pair, x: np.ndarray) -> Case:
 
 
 def reludiff(data: pathlib.Path, models: pathlib.Path, samples: int | None) -> Iterator[Case]:
-    """784-100-100-10-10 on MNIST, float32 and float16 weights, pixels moved by up to p/255, the label's output alone."""
+    """784-100-100-10-10 on MNIST, float32 and float16 weights, pixels moved by up to p/255, the label's output."""
     arrays = np.load(data / "reludiff_mnist_3_100.npz")
     nodes: list[n.Node] = [n.Input(shape=(784,))]
     kernels, biases = {}, {}
@@ -172,7 +196,7 @@ def digits(data: pathlib.Path, models: pathlib.Path, samples: int | None) -> Ite
     model = demo.train(images, labels)
     x = held_out.astype(np.float64)
     yield box(uniform_pair("digits CNN", graph_of(model, x.shape[1:]), nonnegative=True), x)
-    found = slth.compile(model, demo.EPS, demo.DELTA, domain=(slth.Points(held_out), slth.Box(0.0, 1.0)), attack=False)
+    found = slth.compile(model, demo.EPS, demo.DELTA, domain=(slth.Points(held_out), Box(0.0, 1.0)), attack=False)
     yield box(Pair("digits CNN, its ticket", found.folded, found.errors, found.weights), x)
 
 

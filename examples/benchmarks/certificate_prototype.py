@@ -140,7 +140,8 @@ def describe(case: Case) -> dict[str, Any]:
             regions[name] = np.pad(regions[name], widths, constant_values=1.0)
     labels = np.full(len(case.lower), -1) if case.labels is None else case.labels
     settings = {"steps": case.climb[0], "rate": case.climb[1], "l2": case.domain.startswith("box")}
-    return arrays | regions | {"labels": labels, "operations": json.dumps(operations), "settings": json.dumps(settings)}
+    texts = {"operations": json.dumps(operations), "settings": json.dumps(settings)}
+    return arrays | regions | {"labels": labels, "outputs": case.outputs(case.upper)} | texts
 
 
 def _weights(node: Any, errors: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -191,6 +192,11 @@ def work(folder: pathlib.Path, given: pathlib.Path, found: pathlib.Path) -> None
         return net
 
     net = network(-1)
+    with torch.no_grad():
+        ends = torch.tensor(arrays["upper"])
+        outputs = np.stack([prototype.fwd(net, ends, hat=hat).numpy() for hat in (False, True)])
+    if not np.allclose(outputs, arrays["outputs"], rtol=1e-9, atol=1e-9 * np.abs(outputs).max()):
+        raise ValueError("the prototype's networks put out something else than the case's")
     bounds, l2, attacks, seconds, attack_seconds = [], [], [], [], []
     regions = zip(arrays["lower"], arrays["upper"], arrays["starts"], arrays["labels"], strict=True)
     for lower, upper, starts, label in regions:
