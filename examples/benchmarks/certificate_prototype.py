@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def run_prototype(case: Case, folder: pathlib.Path, python: pathlib.Path) -> dict[str, Any]:
-    """What the prototype finds: `bounds` and `l2` (`regions` rows of outputs; `l2` on boxes), `attack`, `seconds`."""
+    """What the prototype finds: `bounds` and `l2` (`regions` rows of outputs; `l2` on boxes), `attack`, seconds."""
     with tempfile.TemporaryDirectory() as scratch:
         given, found = pathlib.Path(scratch, "case.npz"), pathlib.Path(scratch, "found.json")
         np.savez(given, **describe(case))
@@ -197,23 +197,25 @@ def work(folder: pathlib.Path, given: pathlib.Path, found: pathlib.Path) -> None
         outputs = np.stack([prototype.fwd(net, ends, hat=hat).numpy() for hat in (False, True)])
     if not np.allclose(outputs, arrays["outputs"], rtol=1e-9, atol=1e-9 * np.abs(outputs).max()):
         raise ValueError("the prototype's networks put out something else than the case's")
-    bounds, l2, attacks, seconds, attack_seconds = [], [], [], [], []
+    bounds, l2, attacks, seconds, cpu_seconds, attack_seconds = [], [], [], [], [], []
     regions = zip(arrays["lower"], arrays["upper"], arrays["starts"], arrays["labels"], strict=True)
     for lower, upper, starts, label in regions:
         low, high = torch.tensor(lower)[None], torch.tensor(upper)[None]
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         with torch.no_grad():
             nodes = prototype.crown(net, low, high, "all")
             bounds.append(torch.maximum(nodes[-1][2].abs(), nodes[-1][3].abs())[0].tolist())
             if settings["l2"]:
                 l2.append(prototype.l2_bound(net, low, high, nodes))
         middle = time.perf_counter()
+        cpu_seconds.append(time.process_time() - cpu)
         attacked = net if label < 0 else network(label)
         attacks.append(prototype.pgd(attacked, low, high, torch.tensor(starts), settings["steps"], settings["rate"])[0])
         seconds.append(middle - start)
         attack_seconds.append(time.perf_counter() - middle)
-    result = {"bounds": bounds, "l2": l2, "attack": attacks, "seconds": seconds, "attack_seconds": attack_seconds}
-    found.write_text(json.dumps(result | {"torch": torch.__version__}))
+    result = {"bounds": bounds, "l2": l2, "attack": attacks, "attack_seconds": attack_seconds}
+    result |= {"seconds": seconds, "cpu_seconds": cpu_seconds, "torch": torch.__version__}
+    found.write_text(json.dumps(result))
 
 
 if __name__ == "__main__":
