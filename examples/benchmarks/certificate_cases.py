@@ -92,6 +92,12 @@ class Case:
             networks = target_weights(self.pair.graph), self.pair.weights
             return np.stack([np.asarray(evaluate(self.pair.graph, x, weights)[0]) for weights in networks])
 
+    def attacked(self, steps: int | None, starts: int | None) -> Case:
+        """The same with other steps of the prototype's attack and at most so many starts of both; None keeps them."""
+        restarts = self.restarts if starts is None else min(starts, self.restarts)
+        climb = self.climb if steps is None else (steps, self.climb[1])
+        return dataclasses.replace(self, starts=self.starts[:, :starts], restarts=restarts, climb=climb)
+
     def region(self, k: int) -> tuple[Pair, Box]:
         """One region, and the pair with the outputs that count there."""
         pair = self.pair if self.labels is None else self.pair.only(int(self.labels[k]))

@@ -80,15 +80,15 @@ def measure_engine(case: Case, engine: Engine, **settings: Any) -> dict[str, Any
     return {"bounds": bounds, "seconds": seconds, "cpu_seconds": cpu_seconds}
 
 
-def measure_attack(case: Case) -> dict[str, Any]:
+def measure_attack(case: Case, steps: int) -> dict[str, Any]:
     """The largest difference this project's attack sees in every region."""
     values, start = [], time.perf_counter()
     for k in range(len(case.lower)):
         pair, box = case.region(k)
         weights = target_weights(pair.graph), pair.weights
-        values.append(attack(pair.graph, *weights, box, steps=STEPS, restarts=case.restarts, seed=k).value)
+        values.append(attack(pair.graph, *weights, box, steps=steps, restarts=case.restarts, seed=k).value)
     seconds = (time.perf_counter() - start) / len(values)
-    return {"attack": values, "steps": STEPS, "restarts": case.restarts, "attack_seconds": seconds}
+    return {"attack": values, "steps": steps, "restarts": case.restarts, "attack_seconds": seconds}
 
 
 def counted(case: Case, bounds: list[list[float]]) -> np.ndarray:
@@ -98,7 +98,11 @@ def counted(case: Case, bounds: list[list[float]]) -> np.ndarray:
 
 
 def measure(
-    case: Case, engine: Engine | None, effort: float | None, prototype: Callable[[Case], dict[str, Any]] | None
+    case: Case,
+    engine: Engine | None,
+    effort: float | None,
+    prototype: Callable[[Case], dict[str, Any]] | None,
+    steps: int,
 ) -> dict[str, Any]:
     """Everything about one case; bounds and attacks a region."""
     found: dict[str, Any] = {"pair": case.pair.name, "domain": case.domain, "samples": len(case.lower)}
@@ -107,7 +111,7 @@ def measure(
         sides["ours"] = measure_engine(case, engine)
         if effort is not None and "effort" in inspect.signature(engine).parameters:
             sides["effort"] = measure_engine(case, engine, effort=effort)
-    attacks = [found.setdefault("our_attack", measure_attack(case))["attack"]]
+    attacks = [found.setdefault("our_attack", measure_attack(case, steps))["attack"]]
     if prototype is not None:
         sides["prototype"] = prototype(case)
         attacks.append(sides["prototype"]["attack"])
@@ -180,6 +184,8 @@ def main(
     prototype_python: Annotated[pathlib.Path, typer.Option(help="An interpreter with torch.")] = pathlib.Path("python"),
     only: Annotated[str, typer.Option(help="Cases, separated by commas.")] = ",".join(CASES),
     samples: Annotated[int | None, typer.Option(help="Balls of a case, in place of its own number.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Of both attacks, in place of their own numbers.")] = None,
+    starts: Annotated[int | None, typer.Option(help="Of both attacks in a region, likewise at most.")] = None,
     cores: Annotated[int | None, typer.Option(help="Cores of this process; default all it has.")] = None,
     markdown: Annotated[bool, typer.Option(help="Print the table in markdown.")] = False,
     output: Annotated[pathlib.Path | None, typer.Option("--json", help="Also write everything here.")] = None,
@@ -197,7 +203,8 @@ def main(
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         for name in only.split(","):
             for case in CASES[name](data, models, samples):
-                report["cases"].append({"case": name} | measure(case, ours, effort, theirs))
+                case = case.attacked(steps, starts)
+                report["cases"].append({"case": name} | measure(case, ours, effort, theirs, steps or STEPS))
                 show([row(report["cases"][-1])], markdown=True)
                 if output is not None:
                     output.write_text(json.dumps(report, indent=1))
