@@ -109,6 +109,11 @@ def graph_of(model: Any, shape: tuple[int, ...]) -> Graph:
     return fold(check(import_model(model, shape)))
 
 
+def kernels_of(graph: Graph) -> dict[int, np.ndarray]:
+    """Every kernel by node position."""
+    return {i: np.asarray(weights.positive) for i, weights in target_weights(graph).items()}
+
+
 def pair_of(name: str, graph: Graph, kernels: Arrays, biases: Arrays, *, nonnegative: bool, exact: bool) -> Pair:
     """The pair of `graph` and the network whose kernels and biases are off by the given arrays.
 
@@ -145,19 +150,13 @@ def pair_of(name: str, graph: Graph, kernels: Arrays, biases: Arrays, *, nonnega
 def uniform_pair(name: str, graph: Graph, *, nonnegative: bool) -> Pair:
     """The pair of a graph and one with every kernel moved by up to `UNIFORM` of its layer's largest weight."""
     rng = np.random.default_rng(0)
-    kernels = {}
-    for i in graph.layers:
-        kernel = graph.nodes[i].kernel  # pyright: ignore[reportAttributeAccessIssue]
-        kernels[i] = rng.uniform(-1, 1, kernel.shape) * UNIFORM * np.abs(kernel).max()
+    kernels = {i: rng.uniform(-1, 1, w.shape) * UNIFORM * np.abs(w).max() for i, w in kernels_of(graph).items()}
     return pair_of(f"{name}, E = {UNIFORM:g} uniform", graph, kernels, {}, nonnegative=nonnegative, exact=True)
 
 
 def float16_pair(name: str, graph: Graph, *, nonnegative: bool) -> Pair:
     """The pair of a graph and one whose kernels went through float16."""
-    kernels = {}
-    for i in graph.layers:
-        kernel = graph.nodes[i].kernel  # pyright: ignore[reportAttributeAccessIssue]
-        kernels[i] = kernel.astype(np.float16).astype(np.float64) - kernel
+    kernels = {i: w.astype(np.float16).astype(np.float64) - w for i, w in kernels_of(graph).items()}
     return pair_of(f"{name}, float16 kernels", graph, kernels, {}, nonnegative=nonnegative, exact=False)
 
 
