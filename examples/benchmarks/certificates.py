@@ -45,7 +45,7 @@ from slth_compile.graph.evaluate import target_weights
 
 ENGINES = {
     "interval": ("slth_compile.certificate.difference", "bound_difference"),
-    "backward": ("slth_compile.certificate.backward", "bound_difference_backward"),
+    "backward": ("slth_compile.certificate.backward.engine", "bound_difference_backward"),
 }
 STEPS = 100
 
@@ -63,7 +63,9 @@ def engine_named(name: str) -> Engine | None:
     module, function = ENGINES[name]
     try:
         return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError):
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise
         return None
 
 
@@ -205,7 +207,7 @@ def main(
             for case in CASES[name](data, models, samples):
                 case = case.attacked(steps, starts)
                 report["cases"].append({"case": name} | measure(case, ours, effort, theirs, steps or STEPS))
-                show([row(report["cases"][-1])], markdown=True)
+                print(" | ".join(row(report["cases"][-1])), flush=True)
                 if output is not None:
                     output.write_text(json.dumps(report, indent=1))
     show([row(found) for found in report["cases"]], markdown)
