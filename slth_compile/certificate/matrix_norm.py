@@ -18,7 +18,7 @@ DENSE_SOLVER = 512
 
 LANCZOS_STEPS = 96
 
-_MARGINS = (2.0**-26, 2.0**-16, 2.0**-8)  # by how much mu exceeds what the solver says, tried in this order
+_MARGINS = (2.0**-26, 2.0**-20, 2.0**-14, 2.0**-8)  # by how much mu exceeds what the solver says, tried in this order
 _SPARE = 1.01  # more than the rounding of any sum of non-negative terms that only adds to an error
 _FLUSHED = 2.0**-500  # times the size: more than the norm of entries whose squares are flushed to zero
 

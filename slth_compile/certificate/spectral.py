@@ -50,15 +50,17 @@ def operator_norm(
         return 0.0
     axes = [axis for axis in axes if axis is not None]
     kernel = np.asarray(kernel, np.float64)
+    if not np.isfinite(kernel).all():
+        return math.inf
     around = _by_sums(_by_group(node, np.broadcast_to(radius, kernel.shape), axes), axes) if np.any(radius) else 0.0
-    scaled, exponent = scaled_to_one(kernel)
-    grouped = _by_group(node, scaled, axes)
+    grouped, exponent = scaled_to_one(_by_group(node, kernel, axes))
+    if not grouped.any():
+        return around
     found = min(_by_sums(grouped, axes), _by_patches(grouped, axes))
     if grouped.shape[1] > 1:  # one tap: the same matrix at every frequency
         found = min(found, _by_torus(grouped, axes))
-    with np.errstate(over="ignore", invalid="ignore"):
-        whole = float(up(np.ldexp(found, exponent) + around)) if found or around else 0.0
-    return math.inf if math.isnan(whole) else whole
+    with np.errstate(over="ignore"):
+        return float(up(np.ldexp(found, exponent) + around))
 
 
 def row_norms(kernel: np.ndarray, radius: np.ndarray | float = 0.0) -> np.ndarray:
