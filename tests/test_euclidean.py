@@ -229,6 +229,8 @@ def test_errors_of_two_signs_are_told_apart() -> None:
     _, unsure = dense(rng, positive_center=error, positive_radius=0.1, negative_center=error, negative_radius=0.1)
     largest = np.linalg.norm(error + 0.1, 2)
     assert e.weighted_step(unsure, one(1.0, 0.0, 0.0)).difference[0] >= largest
+    at_centre = e.weighted_step(unsure, one(9.0, 0.5, 0.0), injected=np.zeros(1)).difference[0]
+    assert 0.5 * largest <= at_centre <= (size + 0.1 * math.sqrt(12)) * 0.5 * (1 + 1e-7)
     _, nothing = dense(rng)
     assert e.weighted_step(nothing, one(1.0, 0.0, 0.0)).difference[0] <= 1e-300
 
@@ -256,6 +258,18 @@ def test_what_is_not_known_stays_so() -> None:
     assert cut.difference[0] == np.inf
     cut = e.within(image, d=(np.full((1, 3), -2.0), np.ones((1, 3))), x=(np.zeros((1, 3)), np.ones((1, 3))))
     assert cut.difference[0] == pytest.approx(math.sqrt(12)) and cut.norm[0] == pytest.approx(math.sqrt(3))
+
+
+def test_a_centre_need_not_be_in_the_middle() -> None:
+    lower, upper = np.array([[0.0, -1.0]]), np.array([[1.0, 1.0]])
+    for centre, far in (([0.75, -0.5], math.hypot(0.75, 1.5)), ([0.25, 0.5], math.hypot(0.75, 1.5))):
+        start = e.entered(lower, upper, np.array([centre]))
+        assert start.spread[0] == pytest.approx(far, rel=1e-12) and start.spread[0] >= far
+        assert start.norm[0] == pytest.approx(math.sqrt(2), rel=1e-12) and start.difference[0] == 0
+        unknown = checker.Lengths(np.array([np.inf]), np.array([np.inf]), np.zeros(1))
+        point = Interval(np.array([centre]), np.array([centre]))
+        other = checker.cut(unknown, Interval(lower, upper), None, point)
+        np.testing.assert_allclose(np.stack(other), np.stack(start), rtol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -342,5 +356,5 @@ def test_weights_of_a_layer_within_a_wide_radius() -> None:
     w = np.asarray(node.kernel)
     assert norms.whole.target >= np.linalg.norm(1.125 * w, 2)
     assert norms.whole.changed >= np.linalg.norm(1.125 * w + 0.25, 2)
-    assert norms.whole.mean >= 0.25 * math.sqrt(12)
+    assert norms.whole.error >= 0.25 * math.sqrt(12)
     assert np.all(norms.rows.changed >= np.linalg.norm(1.125 * w + 0.25, axis=0) * (1 - 1e-15))

@@ -1,4 +1,4 @@
-"""CPU seconds for proved bounds on the norms of layers, in the compiler and in the checker, and how far apart the two are.
+"""CPU seconds for proved bounds on the norms of layers, in compiler and checker, and how far apart the two are.
 
     python examples/benchmarks/layer_norms.py
 

@@ -1,18 +1,21 @@
 """Euclidean bounds on a pair (target activation x, difference d) over regions, one step a node.
 
 With c the target's activations at a point of the region, every node carries `|x|`, `|x - c|` and `|d|`, Euclidean norms
-over all of its elements. In a weighted layer, `z = x + d`, `Em = (E_p + E_n) / 2`, `Eh = (E_p - E_n) / 2`,
+over all of its elements. A weighted layer of errors `E_p`, `E_n` for positive and negative `z = x + d` gives
 
-    d_out = W d + E_p max(z, 0) + E_n min(z, 0) + e_b
-          = (W + Em) d + Em x + Eh |z| + e_b.
+    d_out = W d + E_p max(z, 0) + E_n min(z, 0) + e_b,
 
-As `|(max(z, 0), min(z, 0))| = |z|` and no part of z - c moves further than z - c, the first form is at most
+and as `|(max(z, 0), min(z, 0))| = |z|` and no part of z - c moves further than z - c, this is at most
 
     |W| |d| + min(|[E_p, E_n]| |z| + |e_b|, s + |[E_p, E_n]| (|x - c| + |d|)),
-    s = |E_p max(c, 0) + E_n min(c, 0) + e_b|
+    s = |E_p max(c, 0) + E_n min(c, 0) + e_b|.
 
-and the second likewise. In a one-signed layer E_n is absent, `Em = E`, `Eh = 0`, `[E_p, E_n] = E`. For one output
-element the norm of its row takes the place of the matrix's.
+Where E_p and E_n lie within R of one E, or E_n is absent because the layer is one-signed, it is also at most
+
+    (|W + E| + |R|) |d| + min((|E| + |R|) |x| + |e_b|, s + (|E| + |R|) |x - c|),
+
+since what R does to z is no longer than `|R| (|x| + |d|)`. For one output element the norm of its row takes the place
+of the matrix's.
 
 A step is no worse than what is known elementwise once it is cut with `within`. On the host, rounded outward.
 """
@@ -45,18 +48,16 @@ class Gains(NamedTuple):
 
     Attributes:
         target: Of W.
-        changed: Of W + Em; infinite where the layer's two errors have centres of their own, as are the next two.
-        mean: Of Em.
-        half: Of Eh.
-        paired: Of `[E_p, E_n]`; infinite where they share their centre.
+        changed: Of W + E, and R; infinite where E_p and E_n have centres of their own, as is the next.
+        error: Of E, and R.
+        paired: Of `[E_p, E_n]`, which is E in a one-signed layer; infinite where the two share their centre.
         bias: Of b over all outputs.
         bias_error: Of e_b over all outputs.
     """
 
     target: np.ndarray
     changed: np.ndarray
-    mean: np.ndarray
-    half: np.ndarray
+    error: np.ndarray
     paired: np.ndarray
     bias: np.ndarray
     bias_error: np.ndarray
@@ -89,22 +90,19 @@ def layer_norms(node: n.Weighted, shape: tuple[int, ...], output: tuple[int, ...
         return np.array(operator_norm(node, shape, center, radius)), row_norms(center, radius)
 
     unknown = np.array(math.inf), np.full(kernel.shape[-1], math.inf)
-    changed = mean = half = paired = unknown
+    changed = error = paired = unknown
     if negative is None or np.array_equal(positive[0], negative[0]):
         radius = positive[1] if negative is None else np.maximum(positive[1], negative[1])
         moved = kernel + positive[0]
         changed = both(moved, up(up(folding + radius) + np.abs(moved) * (2 * UNIT_ROUNDOFF)))
-        mean = both(positive[0], radius)
-        if negative is None:
-            half, paired = (np.zeros(()), np.zeros(kernel.shape[-1])), mean
-        else:
-            half = both(np.zeros_like(kernel), radius)
+        error = both(positive[0], radius)
+        paired = error if negative is None else unknown
     else:
         paired = _paired(node, shape, positive, negative)
     places = math.prod(output[:-1])
     bias = _offsets(node.bias, node.bias_error, kernel.shape[-1])
     bias_error = _offsets(errors.bias_center, errors.bias_radius, kernel.shape[-1])
-    whole, rows = zip(both(kernel, folding), changed, mean, half, paired, strict=True)
+    whole, rows = zip(both(kernel, folding), changed, error, paired, strict=True)
     return LayerNorms(
         Gains._make((*whole, _repeated(bias, places), _repeated(bias_error, places))),
         Gains._make((*rows, bias, bias_error)),
@@ -241,10 +239,10 @@ def _image(gains: Gains, state: Euclidean, ticket: np.ndarray | None, injected: 
     z = up(norm + difference)
     z = z if ticket is None else np.minimum(z, ticket)
     apart = up(spread + difference)
-    second = [_plus(_product(gains.mean, norm), _product(gains.half, z), gains.bias_error)]
+    second = [_plus(_product(gains.error, norm), gains.bias_error)]
     first = [_plus(_product(gains.paired, z), gains.bias_error)]
     if injected is not None:
-        second.append(_plus(injected, _product(gains.mean, spread), _product(gains.half, apart)))
+        second.append(_plus(injected, _product(gains.error, spread)))
         first.append(_plus(injected, _product(gains.paired, apart)))
     return Euclidean(
         _plus(_product(gains.target, norm), gains.bias),

@@ -1,12 +1,16 @@
 """Euclidean norms of a pair (x, d) over regions, one step a node.
 
 A state bounds `|x|`, `|x - c|` and `|d|` over all elements of a node, c being the target's value at one point of the
-region. With z = x + d, a weighted layer's difference is, in two ways,
+region. With z = x + d, a weighted layer's difference is
 
-    W d + [E_p, E_n] (max(z, 0), min(z, 0)) + e_b          (the pair of parts is as long as z)
-    (W + M) d + M x + H |z| + e_b                          M, H half of E_p + E_n and of E_p - E_n
+    W d + [E_p, E_n] (max(z, 0), min(z, 0)) + e_b
 
-and the part that is there without d and x - c is `s = |E_p max(c, 0) + E_n min(c, 0) + e_b|`.
+and the pair of parts is as long as z. Where both errors are within R of one E it is, up to `R |z|`,
+
+    (W + E) d + E x + e_b
+
+whose norms, `|R|` added to those of W + E and of E, make up for it: `|z| <= |x| + |d|`. The part that is there without
+d and x - c is `s = |E_p max(c, 0) + E_n min(c, 0) + e_b|`.
 """
 
 from __future__ import annotations
@@ -38,18 +42,16 @@ class Norms(NamedTuple):
 
     Attributes:
         target: Of W.
-        ticket: Of W + M; with `mean` and `half` infinite where E_p and E_n have centres of their own.
-        mean: Of M.
-        half: Of H.
-        both: Of `[E_p, E_n]`; infinite where the two share their centre.
+        ticket: Of W + E, and R; infinite, like `error`, where E_p and E_n have centres of their own.
+        error: Of E, and R.
+        both: Of `[E_p, E_n]`, or of E_p where there is no E_n; infinite where the two share their centre.
         bias: Of b at all places.
         bias_error: Of e_b at all places.
     """
 
     target: np.ndarray
     ticket: np.ndarray
-    mean: np.ndarray
-    half: np.ndarray
+    error: np.ndarray
     both: np.ndarray
     bias: np.ndarray
     bias_error: np.ndarray
@@ -70,7 +72,7 @@ def norms_of(pair: PairLayer, shape: tuple[int, ...], places: int) -> tuple[Norm
         return np.array(layer_norm(pair.layer, shape, centre, radius)), row_norms(centre, radius)
 
     w, positive, negative = pair.target, pair.error_positive, pair.error_negative
-    ticket = mean = half = both = nothing
+    ticket = error = both = nothing
     if negative is not None and not np.array_equal(positive.centre, negative.centre):
         stacked = _beside(positive, negative, math.prod(pair.layer.taps))
         both = map_norms(*stacked)
@@ -78,12 +80,9 @@ def norms_of(pair: PairLayer, shape: tuple[int, ...], places: int) -> tuple[Norm
         radius = positive.noise if negative is None else np.maximum(positive.noise, negative.noise)
         centre = w.centre + positive.centre
         ticket = map_norms(centre, up(up(w.noise + radius) + np.abs(centre) * (2 * UNIT)))
-        mean = map_norms(positive.centre, radius)
-        if negative is None:
-            half, both = (np.zeros(()), np.zeros(features)), mean
-        else:
-            half = map_norms(np.zeros_like(centre), radius)
-    whole, rows = zip(map_norms(w.centre, w.noise), ticket, mean, half, both, strict=True)
+        error = map_norms(positive.centre, radius)
+        both = error if negative is None else nothing
+    whole, rows = zip(map_norms(w.centre, w.noise), ticket, error, both, strict=True)
     offsets = [np.zeros(features) if b is None else up(np.abs(b[0]) + b[1]) for b in (pair.bias, pair.bias_error)]
     everywhere = [up(vector_norms(b[None])[0] * up(np.sqrt(np.array(float(places))))) for b in offsets]
     return Norms._make((*whole, *everywhere)), Norms._make((*rows, *offsets))
@@ -122,11 +121,11 @@ def weighted(norms: Norms, lengths: Lengths, z: np.ndarray | None = None, s: np.
     z = sum_of if z is None else np.minimum(sum_of, z)
     moved = up(apart + d)
     joint = up(_times(norms.both, z) + norms.bias_error)
-    split = up(up(_times(norms.mean, x) + _times(norms.half, z)) + norms.bias_error)
+    shared = up(_times(norms.error, x) + norms.bias_error)
     if s is not None:
         joint = np.minimum(joint, up(s + _times(norms.both, moved)))
-        split = np.minimum(split, up(up(s + _times(norms.mean, apart)) + _times(norms.half, moved)))
-    first, second = up(_times(norms.target, d) + joint), up(_times(norms.ticket, d) + split)
+        shared = np.minimum(shared, up(s + _times(norms.error, apart)))
+    first, second = up(_times(norms.target, d) + joint), up(_times(norms.ticket, d) + shared)
     return Lengths(up(_times(norms.target, x) + norms.bias), _times(norms.target, apart), np.minimum(first, second))
 
 
