@@ -19,7 +19,7 @@ from slth_compile.certificate import relaxations
 from slth_compile.certificate.backward import forms as f
 from slth_compile.certificate.backward import noise as noises
 from slth_compile.certificate.backward.layers import PairLayer, geometry_of, kernels_of, pair_layer
-from slth_compile.certificate.backward.lines import Lines, activation_lines, difference_lines, magnitude_lines
+from slth_compile.certificate.backward.lines import Lines, Planes, activation_lines, difference_planes, magnitude_lines
 from slth_compile.certificate.backward.noise import Magnitudes, magnitudes
 from slth_compile.certificate.backward.rewrite import Larger, Rewritten, Take, rewritten
 from slth_compile.certificate.difference import Difference, LayerErrors, layer_arrays
@@ -191,7 +191,7 @@ class _Run:
             case n.Relu() | n.LeakyRelu():
                 slope = node.slope if isinstance(node, n.LeakyRelu) else 0.0
                 lines_x = activation_lines(reads.x, slope)
-                lines_d = difference_lines(reads.x, reads.d, slope) if reads.d is not None else None
+                lines_d = difference_planes(reads.x, reads.d, slope) if reads.d is not None else None
                 noise = noises.activation_noise(lines_d, lines_x, size, exact=slope == 0.0)
                 lines, noise = _lines_up(lines_d, lines_x), _up(noise)
                 return lambda form, sample: _single(operand, f.through_activation(form, lines, noise, sample))
@@ -270,7 +270,7 @@ class _Run:
     def _larger_step(self, k: int, node: Larger) -> Any:
         y = self.between[k]
         lines_x = activation_lines(y.x)
-        lines_d = None if y.d is None else difference_lines(y.x, y.d)
+        lines_d = None if y.d is None else difference_planes(y.x, y.d)
         first, second = node.inputs
         noise = noises.activation_noise(lines_d, lines_x, magnitudes(y.x, y.d), exact=True)
         # The second form is a difference of two coefficients.
@@ -433,7 +433,7 @@ def _up(noise: noises.Noise) -> f.Pairs:
 
 
 def _lines_up(d: Lines | None, x: Lines) -> f.Pairs:
-    return f.Pairs(None if d is None else Lines(*map(_device, d)), Lines(*map(_device, x)))
+    return f.Pairs(None if d is None else Planes(*map(_device, d)), Lines(*map(_device, x)))
 
 
 def _single(operand: int, found: tuple[f.Form, Any]) -> Any:
