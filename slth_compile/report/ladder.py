@@ -36,7 +36,8 @@ def certified(comparison: Comparison, rung: Rung) -> str:
     bound = numbers.significant(rung.bound, 3, "up")
     vacuous = " The bound is vacuous: it is larger than any output seen there." if rung.is_vacuous else ""
     return (
-        f"{subject}, no output of {comparison.second} differs from {comparison.first}'s by more than {bound}.{vacuous}"
+        f"{subject}, no output of {comparison.second} differs from that of {comparison.first} by more than {bound}."
+        f"{vacuous}"
     )
 
 
