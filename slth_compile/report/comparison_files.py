@@ -61,7 +61,7 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
     Non-finite numbers become None, so that every JSON reader accepts the result.
 
     Returns:
-        The keys `first`, `second`, `headline`, `certified` (a list), `statistical`, `layers` (a list), `platform`.
+        The keys `first`, `second`, `headline`, `statements`, `certified` (a list), `statistical`, `layers` (a list), `platform`.
     """
     found = comparison.statistical
     statistical = None
@@ -72,6 +72,7 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
             "first": comparison.first,
             "second": comparison.second,
             "headline": ladder.headline(comparison),
+            "statements": ladder.statements(comparison),
             "certified": [_rung(comparison, rung) for rung in comparison.rungs],
             "statistical": statistical,
             "layers": [vars(layer) for layer in comparison.layers],
