@@ -67,7 +67,7 @@ def certify(
         attack: Whether each bound is set beside what a projected-gradient attack finds.
         data: Held-out inputs `x`, or `(x, y)` with labels, that had no part in making or choosing either network, for
             the statistical statement.
-        names: What the statements call the networks.
+        names: What the statements call the networks. A ticket is always the second one of the comparison.
         progress: Called as the stages advance.
 
     Returns:
@@ -83,6 +83,9 @@ def certify(
     sides = [_opened(side) for side in (f, g)]
     known = next((_graph_of(side).input_shape for side in sides if isinstance(side, Compiled | Graph)), None)
     shape = input_shape or shape_of(domains) or known
+    if isinstance(sides[0], Compiled) and not isinstance(sides[1], Compiled):
+        # The engine's second network may have weights for each sign; the difference is the same up to its own.
+        sides, names = sides[::-1], names[::-1]
     pair = _pair(sides, shape, batch_axis)
     domains = tuple(d.with_shape(pair.graph.input_shape) for d in domains)
     errors = [pair.errors_on(domain) for domain in domains]
@@ -112,7 +115,7 @@ def _graph_of(side: Compiled | Graph) -> Graph:
 
 
 def _pair(sides: Sequence[Any], shape: tuple[int, ...] | None, batch_axis: int | None) -> Pair:
-    """The networks, folded, a ticket second: the difference is the same up to its sign."""
+    """The networks, folded; a ticket comes second."""
     tickets = [side for side in sides if isinstance(side, Compiled)]
     models = [
         check(import_model(side, shape, batch_axis=batch_axis)) for side in sides if not isinstance(side, Compiled)

@@ -213,7 +213,8 @@ def test_a_folded_batch_norm_is_no_difference() -> None:
 def test_a_ticket_and_its_target_have_the_tickets_certificates(shared) -> None:
     out = slth.load(shared.ticket)
     for sides in ((out.graph, str(shared.ticket)), (out, out.graph)):
-        found = slth.certify(*sides, out.domains, attack=False)
+        found = slth.certify(*sides, out.domains, attack=False, names=("one", "two"))
+        assert (found.first, found.second) == (("one", "two") if sides[0] is out.graph else ("two", "one"))
         for rung, own in zip(found.rungs, out.certificates, strict=True):
             assert (rung.bound, rung.lower, rung.kind) == (own.bound, own.lower, own.kind)
             assert all(np.array_equal(a, b) for a, b in zip(rung.per_output, own.per_output, strict=True))

@@ -61,7 +61,8 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
     Non-finite numbers become None, so that every JSON reader accepts the result.
 
     Returns:
-        The keys `first`, `second`, `headline`, `statements`, `certified` (a list), `statistical`, `layers` (a list), `platform`.
+        The keys `first`, `second`, `headline`, `statements`, `certified` (a list), `statistical`, `layers` (a list),
+        `platform`.
     """
     found = comparison.statistical
     statistical = None
