@@ -1,9 +1,9 @@
 """A digits CNN and the same with its weights rounded to float16: two checkpoints to certify against each other.
 
     python examples/rounded_pair.py
-    slth-compile certify digits.msgpack rounded.msgpack --factory slth_compile.demo:DigitsNet --domain points:held_out.npz \\
-        --domain balls:held_out.npz,0.002,0,1 --domain box:0,1 --input-shape 8,8,1 --data held_out.npz -o rounded.html
-"""  # noqa: E501
+    slth-compile certify digits.msgpack rounded.msgpack --factory slth_compile.demo:DigitsNet \\
+        --domain points:held_out.npz --domain balls:held_out.npz,0.002,0,1 --domain box:0,1 --data held_out.npz
+"""
 
 import pathlib
 

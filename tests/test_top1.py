@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from fractions import Fraction
 
 import hypothesis.strategies as st
 import jax
@@ -14,7 +15,6 @@ from hypothesis import given, settings
 from random_networks import drawer
 from test_difference import inputs_of
 
-from slth_compile.certificate import top1 as module
 from slth_compile.certificate.difference import Difference, bound_difference
 from slth_compile.certificate.pair import pair_of
 from slth_compile.certificate.top1 import top1
@@ -71,14 +71,24 @@ def test_a_wrong_end_is_seen(mutation: str) -> None:
     assert any(claims)
 
 
-def test_margins_are_rounded_down(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`1 + 2^-53 - 1` is no margin in exact arithmetic of rounded ends: a difference of 2^-53 takes it away."""
-    leaf = Difference(np.array([[0.0, 0.0]]), np.array([[0.0, 2.0**-53]]), np.array([[1.0, 2.0**-53]]), np.array([[1.0, 1.0]]))  # fmt: skip # noqa: E501
-    assert not top1(leaf).proved[0]
-    close = Difference(*(np.array([row]) for row in ([0.0, 0.0], [0.0, 1.0], [1.0, -(2.0**-54)], [1.0, -(2.0**-54)])))
-    assert not top1(close).proved[0]
-    monkeypatch.setattr(module, "down", lambda value: value)
-    assert not top1(leaf).proved[0]
+@given(seeds, st.sampled_from([1.0, 2.0**-52, 1e-300, 5e-324, 5e307]))
+@settings(max_examples=150, deadline=None)
+def test_what_rounding_does_proves_nothing(seed: int, scale: float) -> None:
+    """Ends of every size that almost cancel: what is proved is so in exact rationals of the very same ends."""
+    rng = np.random.default_rng(seed)
+    ends = [rng.choice([-1.5, -1.0, 0.0, 1.0, 1.5], (20, 2)) + rng.integers(-3, 4, (20, 2)) * scale for _ in range(4)]
+    leaf = Difference(*ends)
+    found = top1(leaf)
+    assert found is not None
+    for region in np.flatnonzero(found.without_difference):
+        c = int(found.classes[region])
+        low, high, f_low, f_high = (
+            [Fraction(float(v)) for v in end[region]]
+            for end in (leaf.lower, leaf.upper, leaf.output_lower, leaf.output_upper)
+        )
+        margin = f_low[c] - f_high[1 - c]
+        assert margin > 0
+        assert not found.proved[region] or margin + low[c] - high[1 - c] > 0
 
 
 def test_nan_infinity_and_other_shapes_prove_nothing() -> None:

@@ -7,7 +7,6 @@ import dataclasses
 import numpy as np
 
 from slth_compile.certificate.difference import Difference
-from slth_compile.certificate.rounding import down
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,9 +34,9 @@ def top1(leaf: Difference) -> Top1 | None:
 
     With `f_i in [l_i, u_i]` and `g_i - f_i in [d_i, e_i]` on the whole region, and `c` the class of the largest `l`,
 
-        f_c - f_j >= l_c - u_j > 0   and   g_c - g_j >= (l_c - u_j) + (d_c - e_j) > 0   for every j != c.
+        f_c - f_j >= l_c - u_j > 0   and   g_c - g_j >= (l_c - u_j) - (e_j - d_c) > 0   for every j != c.
 
-    No other `c` can satisfy the first line. Differences are rounded down; NaN and infinities prove nothing.
+    No other `c` can satisfy the first line. NaN and infinite ends prove nothing.
 
     Args:
         leaf: Enclosures over the regions, shape `(regions, classes)`.
@@ -51,8 +50,8 @@ def top1(leaf: Difference) -> Top1 | None:
     classes = np.nan_to_num(leaf.output_lower, nan=-np.inf).argmax(1)
     others = np.arange(leaf.lower.shape[1]) != classes[:, None]
     with np.errstate(invalid="ignore", over="ignore"):
-        margin = down(leaf.output_lower[rows, classes][:, None] - leaf.output_upper)
-        gained = down(leaf.lower[rows, classes][:, None] - leaf.upper)
-        both = down(margin + gained)
+        margin = leaf.output_lower[rows, classes][:, None] - leaf.output_upper
+        lost = leaf.upper - leaf.lower[rows, classes][:, None]
+    # Rounding to nearest is monotone: what is larger after it was larger before.
     alone = np.all((margin > 0) | ~others, axis=1)
-    return Top1(classes, alone & np.all((both > 0) | ~others, axis=1), alone)
+    return Top1(classes, alone & np.all((margin > lost) | ~others, axis=1), alone)
