@@ -85,7 +85,7 @@ def certify(
     shape = input_shape or shape_of(domains) or known
     if isinstance(sides[0], Compiled) and not isinstance(sides[1], Compiled):
         # The engine's second network may have weights for each sign; the difference is the same up to its own.
-        sides, names = sides[::-1], names[::-1]
+        sides, names = sides[::-1], (names[1], names[0])
     pair = _pair(sides, shape, batch_axis)
     domains = tuple(d.with_shape(pair.graph.input_shape) for d in domains)
     errors = [pair.errors_on(domain) for domain in domains]
