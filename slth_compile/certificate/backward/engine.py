@@ -137,7 +137,9 @@ class _Run:
             operands = [forward.Pair(reads.x, reads.d)]
         pair = self._image(k, node, operands)
         self.nodes.append(_Node(*pair))
-        if all(i in self.first for i in node.inputs) and not isinstance(node, n.Convolution | n.Dense | Larger | n.Relu):
+        if all(i in self.first for i in node.inputs) and not isinstance(
+            node, n.Convolution | n.Dense | Larger | n.Relu
+        ):
             self.first.add(k)
         self.steps[k] = self._step(k, node)
         if k in self.net.outputs and not isinstance(node, n.Softmax | n.LogSoftmax):
@@ -171,9 +173,7 @@ class _Run:
         if a.d is None or b.d is None or y.d is None:
             image, _ = relaxations.maximum_image([a.x, b.x], None, None)
             return forward.Pair(_met(image, rest), None)
-        image, moved = relaxations.maximum_image(
-            [a.x, b.x], [a.d, b.d], [e.added(a.x, a.d), e.added(b.x, b.d)]
-        )
+        image, moved = relaxations.maximum_image([a.x, b.x], [a.d, b.d], [e.added(a.x, a.d), e.added(b.x, b.d)])
         assert moved is not None
         other = e.added(relaxations.activation_difference(y.x, y.d), b.d)
         return forward.Pair(_met(image, rest), _met(moved, other))
@@ -221,7 +221,9 @@ class _Run:
                     ends = np.cumsum([0, *sizes])
                     parts = []
                     for i, (low, high) in zip(node.inputs, zip(ends[:-1], ends[1:]), strict=True):
-                        cut = f.Form(*(None if a is None else jax.lax.slice_in_dim(a, low, high, axis=axis) for a in form))
+                        cut = f.Form(
+                            *(None if a is None else jax.lax.slice_in_dim(a, low, high, axis=axis) for a in form)
+                        )
                         parts.append((i, self._where(cut, i)))
                     return parts, 0.0
 
@@ -230,11 +232,15 @@ class _Run:
                 linear, terms = _linear(node, self.net.shapes[operand])
                 noise = None
                 if terms > 1:
-                    pairs = forward.unweighted(
-                        forward.Operation(node), [_pair_of(size)]
-                    ) if not isinstance(node, Take) else None
-                    own = self._sizes(k) if pairs is None else Magnitudes(
-                        pairs.d.upper, pairs.x.upper, up(pairs.d.upper + pairs.x.upper)
+                    pairs = (
+                        forward.unweighted(forward.Operation(node), [_pair_of(size)])
+                        if not isinstance(node, Take)
+                        else None
+                    )
+                    own = (
+                        self._sizes(k)
+                        if pairs is None
+                        else Magnitudes(pairs.d.upper, pairs.x.upper, up(pairs.d.upper + pairs.x.upper))
                     )
                     noise = _up(noises.sum_noise(own, terms))
                 return lambda form, sample: _single(operand, f.through_linear(linear, form, noise, sample))

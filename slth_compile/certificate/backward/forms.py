@@ -83,7 +83,9 @@ def _plus(a: Any, b: Any) -> Any:
 def charged(form: Form, noise: Pairs, sample: Any) -> Any:
     """`|A_d| noise_d + |A_x| noise_x`."""
     shares = [
-        total(abs(a) * spread(size, sample)) for a, size in zip(form, noise, strict=True) if a is not None and size is not None
+        total(abs(a) * spread(size, sample))
+        for a, size in zip(form, noise, strict=True)
+        if a is not None and size is not None
     ]
     return sum(shares[1:], shares[0])
 
@@ -101,7 +103,13 @@ def reached(form: Form, reach: Reach, sample: Any) -> Any:
 
 @functools.partial(jax.jit, static_argnums=0)
 def through_layer(
-    geometry: Geometry, form: Form, kernels: Kernels, noise: Pairs, magnitude: tuple[Lines, Any] | None, moves: bool, sample: Any
+    geometry: Geometry,
+    form: Form,
+    kernels: Kernels,
+    noise: Pairs,
+    magnitude: tuple[Lines, Any] | None,
+    moves: bool,
+    sample: Any,
 ) -> tuple[Form, Any]:
     """A weighted layer.
 
