@@ -1,0 +1,209 @@
+"""Smooth activations over intervals: their values, and the slopes they take there.
+
+A function that is monotone between known turning points takes its extremes over an interval at the interval's ends and
+at the turning points within. The same holds for its slope, whose turning points are the inflections:
+
+    sigmoid, tanh    rise; slopes fall with |x|
+    silu             least at -1.278...; slopes turn at +-2.399..., where x tanh(x/2) = 2
+    gelu             least at -0.751...; slopes turn at +-sqrt(2), where x^2 = 2
+    gelu (tanh)      least at -0.752...; slopes turn at +-1.418..., where 2q' + x q'' = x q'^2 tanh(q/2): with
+                     q = 2 sqrt(2/pi) (x + c x^3), s = x^2, (2 + 12 c s) / (1 + 3 c s) less x q' tanh(q/2) falls at each
+                     of its zeros, as (1 + 6 c s)(1 + 3 c s) > 6 c s: it has one
+    hard swish       least at -1.5; slopes jump by 1/2 at -3 and 3, and rise in between
+
+Turning points are given as intervals that hold them, the values there likewise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from slth_compile.certificate import elementary
+from slth_compile.certificate.enclosure import Interval, added, library, multiplied
+from slth_compile.certificate.rounding import down, up
+from slth_compile.graph import nodes as n
+
+Smooth = n.Sigmoid | n.Tanh | n.Silu | n.Gelu | n.HardSwish
+
+_CUBIC = 0.044715
+_TWICE_ROOT = 1.5957691216057308  # 2 sqrt(2 / pi)
+_CUBE = _TWICE_ROOT * _CUBIC
+_FEW_ROUNDINGS = 2.0**-49
+_SIXTH = 1.0 / 6.0
+
+
+class Turn(NamedTuple):
+    """Where a function turns, `left <= x <= right`, and its value there, `low <= f(x) <= high`."""
+
+    left: float
+    right: float
+    low: float
+    high: float
+
+
+def _turn(place: float, value: float) -> Turn:
+    return Turn(place - 2.0**-40, place + 2.0**-40, value - 2.0**-50, value + 2.0**-50)
+
+
+def _mirrored(place: float, value: float) -> tuple[Turn, Turn]:
+    """The turns of a slope with `a'(x) + a'(-x) = 1`."""
+    return _turn(place, value), _turn(-place, 1 - value)
+
+
+_SILU_LEAST = (_turn(-1.278464542761073795, -0.278464542761073795),)
+_SILU_INFLECTIONS = _mirrored(2.399357280515467668, 1.099839320128866917)
+_GELU_LEAST = (_turn(-0.751791524693564457, -0.169971207479903662),)
+_GELU_INFLECTIONS = _mirrored(1.414213562373095049, 1.128904145185154786)
+_TANH_GELU_LEAST = (_turn(-0.752461422071016258, -0.170040750571254051),)
+_TANH_GELU_INFLECTIONS = _mirrored(1.418504008790828356, 1.128993068658771766)
+_BELL = (Turn(0.0, 0.0, 0.25, 0.25),)
+_HARD_SWISH_LEAST = (Turn(-1.5, -1.5, -0.375, -0.375),)
+
+
+def smooth_values(node: Smooth, y: Interval) -> Interval:
+    """All values of the activation over an interval, rounded outward."""
+    match node:
+        case n.Sigmoid():
+            return _over(y, elementary.logistic)
+        case n.Tanh():
+            return _over(y, _tanh)
+        case n.Silu():
+            return _over(y, _silu, _SILU_LEAST)
+        case n.Gelu(approximate=False):
+            return _over(y, _gelu, _GELU_LEAST)
+        case n.Gelu():
+            return _over(y, _tanh_gelu, _TANH_GELU_LEAST)
+        case n.HardSwish():
+            return _over(y, _hard_swish, _HARD_SWISH_LEAST)
+
+
+def smooth_slopes(node: Smooth, y: Interval) -> Interval:
+    """All slopes of the activation over an interval, rounded outward; of kinks, the slopes on both sides."""
+    match node:
+        case n.Sigmoid():
+            return _over(y, elementary.logistic_slope, _BELL)
+        case n.Tanh():
+            # tanh(x) = 2 s(2x) - 1, and doubling is exact
+            return _over(y.each(lambda v: 2.0 * v), elementary.logistic_slope, _BELL).each(lambda v: 4.0 * v)
+        case n.Silu():
+            return _over(y, _silu_slope, _SILU_INFLECTIONS)
+        case n.Gelu(approximate=False):
+            return _over(y, _gelu_slope, _GELU_INFLECTIONS)
+        case n.Gelu():
+            return _over(y, _tanh_gelu_slope, _TANH_GELU_INFLECTIONS)
+        case n.HardSwish():
+            return _hard_swish_slopes(y)
+
+
+def _over(y: Interval, at: Callable[[Any], Interval], turns: Sequence[Turn] = ()) -> Interval:
+    """The values over an interval of a function that is monotone between its turns; `at` encloses it at numbers."""
+    xp = library(y.lower)
+    first, last = at(y.lower), at(y.upper)
+    lower, upper = xp.minimum(first.lower, last.lower), xp.maximum(first.upper, last.upper)
+    for turn in turns:
+        met = (y.lower <= turn.right) & (y.upper >= turn.left)
+        lower = xp.where(met, xp.minimum(lower, turn.low), lower)
+        upper = xp.where(met, xp.maximum(upper, turn.high), upper)
+    return Interval(lower, upper)
+
+
+def _tanh(x: Any) -> Interval:
+    """`2 s(2x) - 1`; near zero `|x| - |x|^3 / 3 <= |tanh x| <= |x|` is closer."""
+    xp = library(x)
+    far = elementary.logistic(2.0 * x)
+    far = Interval(xp.maximum(-1.0, down(2.0 * far.lower - 1.0)), xp.minimum(1.0, up(2.0 * far.upper - 1.0)))
+    less = down(abs(x) - up(abs(x) * (x * x)))
+    near = Interval(xp.where(x < 0, x, less), xp.where(x < 0, -less, x))
+    return Interval(xp.maximum(far.lower, near.lower), xp.minimum(far.upper, near.upper))
+
+
+def _silu(x: Any) -> Interval:
+    """`x s(x)`; below the reach between -700 exp(-700) and zero."""
+    xp, share = library(x), elementary.logistic(x)
+    found, below = _times(x, share), x < -elementary.EXP_REACH
+    return Interval(xp.where(below, -1e-300, found.lower), xp.where(below, 0.0, found.upper))
+
+
+def _silu_slope(x: Any) -> Interval:
+    """`s(x) + x s'(x)`; beyond the reach between its value there and its limit."""
+    xp = library(x)
+    near = xp.clip(x, -elementary.EXP_REACH, elementary.EXP_REACH)
+    found = added(elementary.logistic(near), _times(near, elementary.logistic_slope(near)))
+    return Interval(found.lower, xp.where(x < -elementary.EXP_REACH, xp.maximum(found.upper, 0.0), found.upper))
+
+
+def _gelu(x: Any) -> Interval:
+    """`x Phi(x)`; below the reach between -9 Phi(-9) and zero."""
+    xp = library(x)
+    found, below = _times(x, elementary.normal_distribution(x)), x < -elementary.NORMAL_REACH
+    return Interval(xp.where(below, -elementary.NORMAL_LIMIT, found.lower), xp.where(below, 0.0, found.upper))
+
+
+def _gelu_slope(x: Any) -> Interval:
+    """`Phi(x) + x phi(x)`; beyond the reach the margin of Phi holds its distance to the limit."""
+    near = library(x).clip(x, -elementary.NORMAL_REACH, elementary.NORMAL_REACH)
+    return added(_loosened(elementary.normal_distribution(near)), _times(near, elementary.normal_density(near)))
+
+
+def _tanh_gelu(x: Any) -> Interval:
+    """`x s(q)`; below the reach between its value there and zero."""
+    xp = library(x)
+    found, below = _times(x, _over(_inner(x), elementary.logistic)), x < -elementary.NORMAL_REACH
+    return Interval(xp.where(below, -elementary.NORMAL_LIMIT, found.lower), xp.where(below, 0.0, found.upper))
+
+
+def _tanh_gelu_slope(x: Any) -> Interval:
+    """`s(q) + x q' s'(q)`; beyond the reach within `NORMAL_LIMIT` of the limit."""
+    near = library(x).clip(x, -elementary.NORMAL_REACH, elementary.NORMAL_REACH)
+    inner = _inner(near)
+    steep = near * (_TWICE_ROOT + 3.0 * _CUBE * (near * near))
+    spread = abs(steep) * _FEW_ROUNDINGS
+    product = multiplied(
+        Interval(down(steep - spread), up(steep + spread)), _over(inner, elementary.logistic_slope, _BELL)
+    )
+    return added(_loosened(_over(inner, elementary.logistic)), product)
+
+
+def _inner(x: Any) -> Interval:
+    """`q(x)`: a product of positive sums and `x`, with at most eight roundings."""
+    near = library(x).clip(x, -elementary.NORMAL_REACH, elementary.NORMAL_REACH)
+    q = near * (_TWICE_ROOT + _CUBE * (near * near))
+    spread = abs(q) * _FEW_ROUNDINGS
+    return Interval(down(q - spread), up(q + spread))
+
+
+def _hard_swish(x: Any) -> Interval:
+    """`x (x + 3) / 6` between -3 and 3, with at most five roundings."""
+    xp = library(x)
+    near = xp.clip(x, -3.0, 3.0)
+    middle = (near * (near + 3.0)) * _SIXTH
+    spread = abs(middle) * _FEW_ROUNDINGS
+    straight = (x <= -3.0) | (x >= 3.0)
+    ends = down(middle - spread), up(middle + spread)
+    return Interval(*(xp.where(straight, xp.where(x < 0, 0.0, x), end) for end in ends))
+
+
+def _hard_swish_slopes(y: Interval) -> Interval:
+    xp = library(y.lower)
+    low, high = ((2.0 * xp.clip(end, -3.0, 3.0) + 3.0) * _SIXTH for end in y)
+    spread = [abs(end) * _FEW_ROUNDINGS for end in (low, high)]
+    inside, left, right = (y.lower < 3.0) & (y.upper > -3.0), y.lower <= -3.0, y.upper >= 3.0
+    low = xp.where(inside, down(low - spread[0]), math.inf)
+    high = xp.where(inside, up(high + spread[1]), -math.inf)
+    low = xp.where(right, xp.minimum(low, 1.0), low)
+    low = xp.where(left, xp.minimum(low, 0.0), low)
+    high = xp.where(right, xp.maximum(high, 1.0), high)
+    return Interval(low, xp.where(left, xp.maximum(high, 0.0), high))
+
+
+def _times(x: Any, share: Interval) -> Interval:
+    """`x` times an interval of non-negative numbers."""
+    xp = library(x)
+    ends = x * share.lower, x * share.upper
+    return Interval(down(xp.minimum(*ends)), up(xp.maximum(*ends)))
+
+
+def _loosened(values: Interval) -> Interval:
+    return Interval(down(values.lower - elementary.NORMAL_LIMIT), up(values.upper + elementary.NORMAL_LIMIT))
