@@ -9,6 +9,7 @@ bounds of `a(y) - slope * y` and of `h(y, d) - slope * d`, so the lines hold for
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, NamedTuple
 
 from slth_compile.certificate.enclosure import Interval, library, multiplied
@@ -51,7 +52,7 @@ def value_lines(node: n.Activation, y: Interval, slopes: Interval | None = None)
     slope = xp.where(xp.isfinite(slope) & xp.isfinite(width), slope, 0.0)
     cuts = [y.lower, *(xp.minimum(y.lower + width * (k / PARTS), y.upper) for k in range(1, PARTS)), y.upper]
     high, low = -xp.inf, xp.inf
-    for left, right in zip(cuts[:-1], cuts[1:], strict=True):
+    for left, right in itertools.pairwise(cuts):
         part = _intercepts(node, Interval(left, right), slope, slopes)
         high, low = xp.maximum(high, part.upper), xp.minimum(low, part.lower)
     known = xp.isfinite(high) & xp.isfinite(low)

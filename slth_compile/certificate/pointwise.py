@@ -1,8 +1,7 @@
 """What every activation makes of an interval, of its slopes there, and of a difference: one place to ask.
 
-`h(y, d) = a(y + d) - a(y)`. Activations that are linear on pieces have exact images. For the others the mean value
-theorem gives `h = a'(t) d` with t between y and `y + d`: the image shrinks in proportion to d. Bounds on the values
-`a(y + d)` and `a(y)` bound it as well, and better where y is nearly a number.
+`h(y, d) = a(y + d) - a(y)`. Activations that are linear on pieces have exact images; those of the others shrink in
+proportion to d.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ import numpy as np
 
 from slth_compile.certificate import kinked, relaxations
 from slth_compile.certificate.enclosure import Interval, added, library, multiplied
-from slth_compile.certificate.rounding import down, up, without_subnormals
-from slth_compile.certificate.smooth import smooth_slopes, smooth_values
+from slth_compile.certificate.rounding import without_subnormals
+from slth_compile.certificate.smooth import smooth_difference, smooth_slopes, smooth_values
 from slth_compile.graph import nodes as n
 
 
@@ -89,14 +88,7 @@ def difference_image(node: n.Activation, y: Interval, d: Interval, slopes: Inter
             argument = kinked.hard_sigmoid_argument(node, y)
             return kinked.clip_difference(kinked.UNIT_CLIP, argument, kinked.scaled(d, node.slope))
         case _:
-            xp, z = library(d.lower), added(y, d)
-            between = Interval(xp.minimum(y.lower, z.lower), xp.maximum(y.upper, z.upper))
-            moved = multiplied(smooth_slopes(node, between), d)
-            before, after = smooth_values(node, y), smooth_values(node, z)
-            return Interval(
-                xp.maximum(moved.lower, down(after.lower - before.upper)),
-                xp.minimum(moved.upper, up(after.upper - before.lower)),
-            )
+            return smooth_difference(node, y, d)
 
 
 def product_image(

@@ -5,6 +5,8 @@ before it and a residual:
 
     layer      d' = W d + r,             |r| <= eta * sum of |z| over the window + eta_b,  |z| <= |x| + D
     relu       d' = [y > 0] d + r,       0 <= r <= max(0, D - |y|)
+    smooth     d' = a'(y) d + r,     |r| <= sup |a''| D^2 / 2, kinks as above
+    product    d' = b da + a db + r, |r| <= Da Db
     max-pool   d' = d[argmax x] + r,     0 <= r <= max(0, max over others of (x + D) - (x - D)[argmax])
 
 with D an interval bound on |d|. Then `|d_out| <= sum over nodes |A| |r|` with A the output's derivative by the
@@ -31,6 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from slth_compile.certificate.derivatives import derivative, remainder, steepest
 from slth_compile.certificate.difference import window_of
 from slth_compile.certificate.enclosure import slices
 from slth_compile.certificate.sensitivity import multiplications
@@ -89,7 +92,7 @@ def _promises(graph: Graph, tolerances: Mapping[int, tuple[float, float]], x: np
     size = max(1, min(_BATCH, _CHUNK_BYTES // (8 * elements)))
     weights = {
         i: (_single(w.positive), None if w.bias is None else _single(w.bias)) for i, w in target_weights(graph).items()
-    }
+    } | {i: (_single(node.slopes), None) for i, node in enumerate(graph.nodes) if isinstance(node, n.Prelu)}
     eta = {i: (jnp.float32(kernel), jnp.float32(bias)) for i, (kernel, bias) in tolerances.items()}
     program = _program(Structure(graph), start)
     bounds = []
@@ -156,9 +159,20 @@ def _forward(graph: Graph, weights: Any, eta: Any, x: jax.Array) -> tuple[list[j
                 continue
             case n.Relu() | n.LeakyRelu():
                 slope = node.slope if isinstance(node, n.LeakyRelu) else 0.0
-                near = _SLACK * _largest(jnp.abs(y)).reshape(-1, *(1,) * (y.ndim - 1))
-                residuals[i] = (1 - slope) * jnp.maximum(0, jnp.where(d > 0, d + near, 0) - jnp.abs(y))
+                residuals[i] = (1 - slope) * jnp.maximum(0, jnp.where(d > 0, d + _near(y), 0) - jnp.abs(y))
                 reach.append(jnp.where(y > 0, d, slope * d + residuals[i]))
+            case n.Prelu():
+                (slopes, _) = weights[i]
+                residuals[i] = remainder(node, y, d, _near(y), slopes)
+                reach.append(jnp.abs(derivative(node, y, slopes)) * d + residuals[i])
+                values.append(jnp.where(y >= 0, y, slopes * y))
+                continue
+            case n.Clip() | n.Sigmoid() | n.Tanh() | n.HardSigmoid() | n.HardSwish() | n.Silu() | n.Gelu():
+                residuals[i] = remainder(node, y, d, _near(y))
+                reach.append(jnp.minimum(jnp.abs(derivative(node, y)) * d + residuals[i], steepest(node) * d))
+            case n.Multiply():
+                residuals[i] = d * ds[1]
+                reach.append(d * jnp.abs(operands[1]) + jnp.abs(y) * ds[1] + residuals[i])
             case n.MaxPool() | n.Maximum():
                 top, low, best = _maxima(node, y, d)
                 residuals[i] = jnp.maximum(0, top - low)
@@ -193,6 +207,12 @@ def _linearised(
                 d = jnp.where(y > 0, d, 0)
             case n.LeakyRelu():
                 d = jnp.where(y > 0, d, node.slope * d)
+            case n.Prelu():
+                d = d * derivative(node, y, weights[i][0])
+            case n.Clip() | n.Sigmoid() | n.Tanh() | n.HardSigmoid() | n.HardSwish() | n.Silu() | n.Gelu():
+                d = d * derivative(node, y)
+            case n.Multiply():
+                d = d * values[node.inputs[1]] + y * ds[1]
             case n.MaxPool() | n.Maximum():
                 rows, axis = _rows(node, y, -jnp.inf)
                 moved, _ = _rows(node, d)
@@ -238,6 +258,11 @@ def _maxima(node: n.MaxPool | n.Maximum, y: jax.Array, d: jax.Array) -> tuple[ja
     top = jnp.max(jnp.where(index == first, -jnp.inf, rows + ds), axis)
     floor = jnp.max(rows - ds, axis, keepdims=True)
     return top, low, jnp.max(jnp.where(rows + ds >= floor, ds, 0), axis)
+
+
+def _near(y: jax.Array) -> jax.Array:
+    """What an activation may be off by, of the rank of `y`."""
+    return _SLACK * _largest(jnp.abs(y)).reshape(-1, *(1,) * (y.ndim - 1))
 
 
 def _largest(values: jax.Array) -> jax.Array:

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from slth_compile.certificate import enclosure as e
-from slth_compile.certificate import relaxations
+from slth_compile.certificate import kinked, pointwise, relaxations
 from slth_compile.certificate.rounding import without_subnormals
 from slth_compile.graph import nodes as n
 from slth_compile.graph.evaluate import pool_counts
@@ -79,8 +79,10 @@ def propagate(graph: Graph, layers: Callable[[int], Layer], lower: e.Array, uppe
         upper: Upper ends, likewise.
     """
     compiled = not isinstance(lower, np.ndarray)
-    weighted, scaled, unweighted = (
-        (_weighted_program, _scaled_program, _unweighted_program) if compiled else (_weighted, _scaled, _unweighted)
+    weighted, scaled, bent, unweighted = (
+        (_weighted_program, _scaled_program, _bent_program, _unweighted_program)
+        if compiled
+        else (_weighted, _scaled, _bent, _unweighted)
     )
     last = {i: position for position, node in enumerate(graph.nodes) for i in node.inputs}
     pairs = {0: _entered(lower, upper)}
@@ -90,6 +92,8 @@ def propagate(graph: Graph, layers: Callable[[int], Layer], lower: e.Array, uppe
             pairs[position] = weighted(window_of(node), operands[0], layers(position))
         elif isinstance(node, n.Affine):
             pairs[position] = scaled(operands[0], *_affine(node))
+        elif isinstance(node, n.Prelu):
+            pairs[position] = bent(operands[0], pointwise.prelu_interval(node))
         else:
             pairs[position] = unweighted(_Operation(node), operands)
         for i in {*node.inputs} - {*graph.outputs}:
@@ -132,22 +136,42 @@ def _scaled(pair: Pair, scale: e.Interval | None, shift: e.Interval | None) -> P
     return _both(Pair(pair.x if shift is None else e.added(pair.x, shift), pair.d), e.repaired)
 
 
+def _bent(pair: Pair, slopes: e.Interval) -> Pair:
+    """A PReLU, its slopes apart from it."""
+    x, d = pair
+    moved = None if d is None else kinked.prelu_difference(x, d, slopes)
+    return _both(Pair(kinked.prelu_values(x, slopes), moved), e.repaired)
+
+
 def _unweighted(operation: _Operation, operands: Sequence[Pair]) -> Pair:
     return _both(_image(operation.node, operands), e.repaired)
 
 
 _weighted_program = functools.partial(jax.jit, static_argnums=0)(_weighted)
 _scaled_program = jax.jit(_scaled)
+_bent_program = jax.jit(_bent)
 _unweighted_program = functools.partial(jax.jit, static_argnums=0)(_unweighted)
 
 
 def _image(node: n.Node, operands: Sequence[Pair]) -> Pair:
     x, d = operands[0]
     match node:
-        case n.Relu() | n.LeakyRelu():
-            slope = node.slope if isinstance(node, n.LeakyRelu) else 0.0
-            moved = None if d is None else relaxations.activation_difference(x, d, slope)
-            return Pair(relaxations.activation_image(x, slope), moved)
+        case (
+            n.Relu()
+            | n.LeakyRelu()
+            | n.Clip()
+            | n.Sigmoid()
+            | n.Tanh()
+            | n.HardSigmoid()
+            | n.HardSwish()
+            | n.Silu()
+            | n.Gelu()
+        ):
+            moved = None if d is None else pointwise.difference_image(node, x, d)
+            return Pair(pointwise.value_image(node, x), moved)
+        case n.Multiply():
+            a, b = operands
+            return Pair(*pointwise.product_image((a.x, b.x), (a.d, b.d)))
         case n.MaxPool():
             window = window_of(node)
             return _largest(operands[0], lambda v: e.slices(v, window, -np.inf))

@@ -26,6 +26,8 @@ from slth_compile.certificate.rounding import down, up
 from slth_compile.graph import nodes as n
 
 Smooth = n.Sigmoid | n.Tanh | n.Silu | n.Gelu | n.HardSwish
+At = Callable[[Any], Interval]
+"""Encloses a function at numbers."""
 
 _CUBIC = 0.044715
 _TWICE_ROOT = 1.5957691216057308  # 2 sqrt(2 / pi)
@@ -58,50 +60,93 @@ _GELU_LEAST = (_turn(-0.751791524693564457, -0.169971207479903662),)
 _GELU_INFLECTIONS = _mirrored(1.414213562373095049, 1.128904145185154786)
 _TANH_GELU_LEAST = (_turn(-0.752461422071016258, -0.170040750571254051),)
 _TANH_GELU_INFLECTIONS = _mirrored(1.418504008790828356, 1.128993068658771766)
-_BELL = (Turn(0.0, 0.0, 0.25, 0.25),)
+_BELL, _STEEP_BELL = (Turn(0.0, 0.0, 0.25, 0.25),), (Turn(0.0, 0.0, 1.0, 1.0),)
 _HARD_SWISH_LEAST = (Turn(-1.5, -1.5, -0.375, -0.375),)
 
 
 def smooth_values(node: Smooth, y: Interval) -> Interval:
     """All values of the activation over an interval, rounded outward."""
-    match node:
-        case n.Sigmoid():
-            return _over(y, elementary.logistic)
-        case n.Tanh():
-            return _over(y, _tanh)
-        case n.Silu():
-            return _over(y, _silu, _SILU_LEAST)
-        case n.Gelu(approximate=False):
-            return _over(y, _gelu, _GELU_LEAST)
-        case n.Gelu():
-            return _over(y, _tanh_gelu, _TANH_GELU_LEAST)
-        case n.HardSwish():
-            return _over(y, _hard_swish, _HARD_SWISH_LEAST)
+    value, turns = _value(node)
+    return _over(y, value, turns)
 
 
 def smooth_slopes(node: Smooth, y: Interval) -> Interval:
     """All slopes of the activation over an interval, rounded outward; of kinks, the slopes on both sides."""
+    if isinstance(node, n.HardSwish):
+        return _hard_swish_slopes(y)
+    slope, turns = _slope(node)
+    return _over(y, slope, turns)
+
+
+def smooth_difference(node: Smooth, y: Interval, d: Interval) -> Interval:
+    """All `a(y + d) - a(y)`, rounded outward.
+
+    By the mean value theorem it is `a'(t) d` with t between y and `y + d`; bounds on both values bound it as well.
+    Functions are evaluated once, at the four ends together: one program for all of them.
+    """
+    xp, z = library(d.lower), added(y, d)
+    points = xp.stack(xp.broadcast_arrays(*y, *z))
+    between = Interval(xp.minimum(y.lower, z.lower), xp.maximum(y.upper, z.upper))
+    value, turns = _value(node)
+    values = value(points)
+    before = _extremes(values.each(lambda v: v[:2]), y, turns)
+    after = _extremes(values.each(lambda v: v[2:]), z, turns)
+    if isinstance(node, n.HardSwish):
+        slopes = _hard_swish_slopes(between)
+    else:
+        slope, turns = _slope(node)
+        slopes = _extremes(slope(points), between, turns)
+    moved = multiplied(slopes, d)
+    return Interval(
+        xp.maximum(moved.lower, down(after.lower - before.upper)),
+        xp.minimum(moved.upper, up(after.upper - before.lower)),
+    )
+
+
+def _value(node: Smooth) -> tuple[At, Sequence[Turn]]:
+    """The activation at numbers, and where it turns."""
     match node:
         case n.Sigmoid():
-            return _over(y, elementary.logistic_slope, _BELL)
+            return elementary.logistic, ()
         case n.Tanh():
-            # tanh(x) = 2 s(2x) - 1, and doubling is exact
-            return _over(y.each(lambda v: 2.0 * v), elementary.logistic_slope, _BELL).each(lambda v: 4.0 * v)
+            return _tanh, ()
         case n.Silu():
-            return _over(y, _silu_slope, _SILU_INFLECTIONS)
+            return _silu, _SILU_LEAST
         case n.Gelu(approximate=False):
-            return _over(y, _gelu_slope, _GELU_INFLECTIONS)
+            return _gelu, _GELU_LEAST
         case n.Gelu():
-            return _over(y, _tanh_gelu_slope, _TANH_GELU_INFLECTIONS)
+            return _tanh_gelu, _TANH_GELU_LEAST
         case n.HardSwish():
-            return _hard_swish_slopes(y)
+            return _hard_swish, _HARD_SWISH_LEAST
 
 
-def _over(y: Interval, at: Callable[[Any], Interval], turns: Sequence[Turn] = ()) -> Interval:
-    """The values over an interval of a function that is monotone between its turns; `at` encloses it at numbers."""
+def _slope(node: Smooth) -> tuple[At, Sequence[Turn]]:
+    """The activation's slope at numbers, and where that turns."""
+    match node:
+        case n.Sigmoid():
+            return elementary.logistic_slope, _BELL
+        case n.Tanh():
+            return _tanh_slope, _STEEP_BELL
+        case n.Silu():
+            return _silu_slope, _SILU_INFLECTIONS
+        case n.Gelu(approximate=False):
+            return _gelu_slope, _GELU_INFLECTIONS
+        case n.Gelu():
+            return _tanh_gelu_slope, _TANH_GELU_INFLECTIONS
+        case _:
+            raise TypeError(f"the slope of {type(node).__name__} jumps")
+
+
+def _over(y: Interval, at: At, turns: Sequence[Turn] = ()) -> Interval:
+    """The values over an interval of a function that is monotone between its turns."""
     xp = library(y.lower)
-    first, last = at(y.lower), at(y.upper)
-    lower, upper = xp.minimum(first.lower, last.lower), xp.maximum(first.upper, last.upper)
+    return _extremes(at(xp.stack(xp.broadcast_arrays(*y))), y, turns)
+
+
+def _extremes(found: Interval, y: Interval, turns: Sequence[Turn]) -> Interval:
+    """The values over an interval of a function that is `found` at numbers in it, its ends among them."""
+    xp = library(y.lower)
+    lower, upper = found.lower.min(0), found.upper.max(0)
     for turn in turns:
         met = (y.lower <= turn.right) & (y.upper >= turn.left)
         lower = xp.where(met, xp.minimum(lower, turn.low), lower)
@@ -117,6 +162,11 @@ def _tanh(x: Any) -> Interval:
     less = down(abs(x) - up(abs(x) * (x * x)))
     near = Interval(xp.where(x < 0, x, less), xp.where(x < 0, -less, x))
     return Interval(xp.maximum(far.lower, near.lower), xp.minimum(far.upper, near.upper))
+
+
+def _tanh_slope(x: Any) -> Interval:
+    """`4 s'(2x)`; both products are exact."""
+    return elementary.logistic_slope(2.0 * x).each(lambda v: 4.0 * v)
 
 
 def _silu(x: Any) -> Interval:
