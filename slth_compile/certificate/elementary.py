@@ -86,8 +86,9 @@ def normal_distribution(x: Any) -> Interval:
 
 
 def normal_density(x: Any) -> Interval:
-    """`phi(x) = exp(-x^2/2) / sqrt(2 pi)` for `|x| <= 9`."""
-    value = _density(x * x)
+    """`phi(x) = exp(-x^2/2) / sqrt(2 pi)` for `|x| <= 9`; beyond, its value there."""
+    near = library(x).minimum(abs(x), NORMAL_REACH)
+    value = _density(near * near)
     return Interval(value * (1 - NORMAL_MARGIN), value * (1 + NORMAL_MARGIN))
 
 

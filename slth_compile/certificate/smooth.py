@@ -177,11 +177,9 @@ def _silu(x: Any) -> Interval:
 
 
 def _silu_slope(x: Any) -> Interval:
-    """`s(x) + x s'(x)`; beyond the reach between its value there and its limit."""
-    xp = library(x)
-    near = xp.clip(x, -elementary.EXP_REACH, elementary.EXP_REACH)
-    found = added(elementary.logistic(near), _times(near, elementary.logistic_slope(near)))
-    return Interval(found.lower, xp.where(x < -elementary.EXP_REACH, xp.maximum(found.upper, 0.0), found.upper))
+    """`s(x) + x s'(x)`; beyond the reach `s'` lies between zero and its value there."""
+    near = library(x).clip(x, -elementary.EXP_REACH, elementary.EXP_REACH)
+    return added(elementary.logistic(x), _times(near, elementary.logistic_slope(x)))
 
 
 def _gelu(x: Any) -> Interval:
@@ -194,7 +192,7 @@ def _gelu(x: Any) -> Interval:
 def _gelu_slope(x: Any) -> Interval:
     """`Phi(x) + x phi(x)`; beyond the reach the margin of Phi holds its distance to the limit."""
     near = library(x).clip(x, -elementary.NORMAL_REACH, elementary.NORMAL_REACH)
-    return added(_loosened(elementary.normal_distribution(near)), _times(near, elementary.normal_density(near)))
+    return added(_loosened(elementary.normal_distribution(x)), _times(near, elementary.normal_density(x)))
 
 
 def _tanh_gelu(x: Any) -> Interval:
