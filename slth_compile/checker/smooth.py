@@ -72,11 +72,11 @@ def _sigmoid_slope(x: np.ndarray) -> Interval:
 
 
 def _tanh(x: np.ndarray) -> Interval:
-    """`1 - 2 / (exp(2|x|) + 1)` with the sign of x, within `|x| - |x|^3/3` and `|x|`."""
+    """`1 - 2 e / (1 + e)` for `e = exp(-2|x|)`, with the sign of x; within `|x| - |x|^3/3` and `|x|`."""
     size = np.abs(x)
-    twice = _sigmoid(2 * size)
-    low = np.maximum(down(2 * twice.lower - 1), down(size - up(up(size**3) * 0.34)))
-    high = np.minimum(np.minimum(up(2 * twice.upper - 1), size), 1.0)
+    missing = _sigmoid(-2 * size)
+    low = np.maximum(down(1 - 2 * missing.upper), down(size - up(up(size**3) * 0.34)))
+    high = np.minimum(np.minimum(up(1 - 2 * missing.lower), size), 1.0)
     return Interval(np.where(x < 0, -high, low), np.where(x < 0, -low, high))
 
 
