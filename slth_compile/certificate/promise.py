@@ -38,7 +38,7 @@ from slth_compile.certificate.difference import window_of
 from slth_compile.certificate.enclosure import slices
 from slth_compile.certificate.sensitivity import multiplications
 from slth_compile.graph import nodes as n
-from slth_compile.graph.evaluate import apply_node, linear, target_weights
+from slth_compile.graph.evaluate import apply_node, linear
 from slth_compile.graph.graph import Graph, Structure
 
 LARGEST_WORK = 2**37
@@ -90,9 +90,7 @@ def _promises(graph: Graph, tolerances: Mapping[int, tuple[float, float]], x: np
     outputs = sum(math.prod(graph.shapes[i]) for i in graph.outputs)
     elements = max(math.prod(shape) for shape in graph.shapes) * min(outputs, _ROWS)
     size = max(1, min(_BATCH, _CHUNK_BYTES // (8 * elements)))
-    weights = {
-        i: (_single(w.positive), None if w.bias is None else _single(w.bias)) for i, w in target_weights(graph).items()
-    } | {i: (_single(node.slopes), None) for i, node in enumerate(graph.nodes) if isinstance(node, n.Prelu)}
+    weights = {i: _arrays(node) for i, node in enumerate(graph.nodes)}
     eta = {i: (jnp.float32(kernel), jnp.float32(bias)) for i, (kernel, bias) in tolerances.items()}
     program = _program(Structure(graph), start)
     bounds = []
@@ -101,6 +99,20 @@ def _promises(graph: Graph, tolerances: Mapping[int, tuple[float, float]], x: np
         bounds.append(np.asarray(program(weights, eta, _single(x[rows])), np.float64))
     # What overflows on the way is bounded by nothing.
     return np.nan_to_num(np.concatenate(bounds)[: len(x)], nan=np.inf, posinf=np.inf)
+
+
+def _arrays(node: n.Node) -> tuple[jax.Array | None, ...]:
+    """A node's parameters, which reach a program as arguments: it serves all graphs of one structure."""
+    match node:
+        case n.Convolution() | n.Dense():
+            found = node.kernel, node.bias
+        case n.Affine():
+            found = node.scale, node.shift
+        case n.Prelu():
+            found = (node.slopes,)
+        case _:
+            return ()
+    return tuple(None if array is None else _single(array) for array in found)
 
 
 @functools.lru_cache(maxsize=32)
@@ -182,7 +194,11 @@ def _forward(graph: Graph, weights: Any, eta: Any, x: jax.Array) -> tuple[list[j
             case n.LogSoftmax():
                 reach.append(jnp.broadcast_to(2 * jnp.max(d, node.axis + 1, keepdims=True), d.shape))
             case n.Affine():
-                reach.append(d if node.scale is None else d * jnp.abs(jnp.asarray(node.scale, d.dtype)))
+                scale, shift = weights[i]
+                y, d = (y, d) if scale is None else (y * scale, d * jnp.abs(scale))
+                values.append(y if shift is None else y + shift)
+                reach.append(d)
+                continue
             case _:
                 reach.append(apply_node(node, ds))
         values.append(apply_node(node, operands))
@@ -223,7 +239,8 @@ def _linearised(
             case n.Softmax() | n.LogSoftmax():
                 pass
             case n.Affine():
-                d = d if node.scale is None else d * jnp.asarray(node.scale, d.dtype)
+                scale, _ = weights[i]
+                d = d if scale is None else d * scale
             case _:
                 d = apply_node(node, ds)
         found.append(d + noise[i] if i in noise else d)
