@@ -174,7 +174,7 @@ def _forward(graph: Graph, weights: Any, eta: Any, x: jax.Array) -> tuple[list[j
                 residuals[i] = (1 - slope) * jnp.maximum(0, jnp.where(d > 0, d + _near(y), 0) - jnp.abs(y))
                 reach.append(jnp.where(y > 0, d, slope * d + residuals[i]))
             case n.Prelu():
-                (slopes, _) = weights[i]
+                (slopes,) = weights[i]
                 residuals[i] = remainder(node, y, d, _near(y), slopes)
                 reach.append(jnp.abs(derivative(node, y, slopes)) * d + residuals[i])
                 values.append(jnp.where(y >= 0, y, slopes * y))

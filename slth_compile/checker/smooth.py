@@ -1,8 +1,9 @@
 """Images of a pair (x, d) under smooth activations.
 
 Between its turns a function takes its extremes over an interval at the ends; so does its derivative. With derivatives
-within [m, M] between x and `z = x + d`, the change `a(z) - a(x)` is one of them times d. It is also within the
-enclosure of `a(z)` less that of `a(x)`.
+within [m, M] between x and `z = x + d`, the change `a(z) - a(x)` is one of them times d. It is also the derivative at
+the middle times d, within `K |d|^3 / 24` where `|a'''| <= K`, and it is within the enclosure of `a(z)` less that of
+`a(x)`.
 """
 
 from __future__ import annotations
@@ -32,12 +33,13 @@ _CLOSE = 2.0**-51  # and what it reaches within that
 
 
 class _Curve(NamedTuple):
-    """A function and its derivative at numbers, and `(place, value)` where each turns."""
+    """A function and its derivative at numbers, and `(place, value)` where each turns; `third` is at least `|a'''|`."""
 
     value: At
     turns: Turns
     slope: At
     slope_turns: Turns
+    third: float
 
 
 def _product(a: Interval, b: Interval) -> Interval:
@@ -144,14 +146,15 @@ def _beyond(x: np.ndarray, reach: float, found: Interval, limit: Interval) -> In
     return Interval(np.where(x < reach, limit.lower, found.lower), np.where(x < reach, limit.upper, found.upper))
 
 
-_SIGMOID = _Curve(_sigmoid, (), _sigmoid_slope, ((0.0, 0.25),))
-_TANH = _Curve(_tanh, (), _tanh_slope, ((0.0, 1.0),))
+_SIGMOID = _Curve(_sigmoid, (), _sigmoid_slope, ((0.0, 0.25),), 0.125)
+_TANH = _Curve(_tanh, (), _tanh_slope, ((0.0, 1.0),), 2.0)
 # s'' = 0 where x tanh(x/2) = 2
 _SILU = _Curve(
     _silu,
     ((-1.2784645427610738, -0.2784645427610738),),
     _silu_slope,
     ((2.3993572805154677, 1.0998393201288669), (-2.3993572805154677, -0.09983932012886692)),
+    0.7,
 )
 # (x Phi)'' = (2 - x^2) phi
 _GELU = _Curve(
@@ -159,6 +162,7 @@ _GELU = _Curve(
     ((-0.7517915246935645, -0.16997120747990366),),
     _gelu_slope,
     ((1.4142135623730951, 1.1289041451851548), (-1.4142135623730951, -0.12890414518515478)),
+    0.8,
 )
 # 2 q' + x q'' = x q'^2 tanh(q/2) for one positive x, as (2 q' + x q'') / q' - x q' tanh(q/2) falls wherever it is zero
 _TANH_GELU = _Curve(
@@ -166,6 +170,7 @@ _TANH_GELU = _Curve(
     ((-0.7524614220710163, -0.17004075057125406),),
     _tanh_gelu_slope,
     ((1.4185040087908284, 1.1289930686587718), (-1.4185040087908284, -0.12899306865877178)),
+    3.0,
 )
 
 
@@ -181,16 +186,20 @@ def change(op: str, fields: Mapping[str, Any], x: Interval, d: Interval) -> Inte
     """Every `a(x + d) - a(x)`."""
     z = _sum(x, d)
     reached = Interval(np.minimum(x.lower, z.lower), np.maximum(x.upper, z.upper))
+    middle = _sum(x, Interval(0.5 * d.lower, 0.5 * d.upper))
     if op == "hard_swish":
-        steep = _hard_swish_slopes(reached)
+        steep, central = _hard_swish_slopes(reached), _hard_swish_slopes(middle)
+        bent = ((reached.lower <= -3) & (reached.upper > -3)) | ((reached.lower < 3) & (reached.upper >= 3))
+        rest = np.where(bent, np.inf, 0.0)
     else:
         curve = _curve(op, fields)
-        steep = _extent(curve.slope, curve.slope_turns, reached)
-    moved, before, after = _product(steep, d), value(op, fields, x), value(op, fields, z)
-    return Interval(
-        np.maximum(moved.lower, down(after.lower - before.upper)),
-        np.minimum(moved.upper, up(after.upper - before.lower)),
-    )
+        steep, central = (_extent(curve.slope, curve.slope_turns, v) for v in (reached, middle))
+        rest = up(np.maximum(np.abs(d.lower), np.abs(d.upper)) ** 3 * (curve.third / 24)) * (1 + _FEW)
+    moved, straight = _product(steep, d), _product(central, d)
+    before, after = value(op, fields, x), value(op, fields, z)
+    lowers = moved.lower, down(straight.lower - rest), down(after.lower - before.upper)
+    uppers = moved.upper, up(straight.upper + rest), up(after.upper - before.lower)
+    return Interval(np.maximum.reduce(lowers), np.minimum.reduce(uppers))
 
 
 def _curve(op: str, fields: Mapping[str, Any]) -> _Curve:
