@@ -111,7 +111,8 @@ def excited(draw: Draw) -> Graph:
     return Graph(nodes, (12, 14))
 
 
-NETWORKS = (strided, depthwise, residual, grouped, volume, excited)
+NETWORKS = (strided, depthwise, residual, grouped, volume)
+ALL_NETWORKS = (*NETWORKS, excited)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
