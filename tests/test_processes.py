@@ -25,10 +25,10 @@ COMPILE = """
     from slth_compile.errors import SlthError
     from slth_compile.graph import nodes as n
     from slth_compile.graph.graph import Graph
-    from slth_compile.subset_sum import problem, windows
+    from slth_compile.subset_sum import problem, search
 
     # Small batches, so that every device of every process has some.
-    windows.batch_size = lambda window: 2 * problem.chunk_size(window)
+    search.batch_size = lambda window: 2 * problem.chunk_size(window)
     rng = np.random.default_rng(0)
     nodes = (
         n.Input(shape=(20,)),
