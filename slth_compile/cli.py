@@ -82,6 +82,9 @@ def compile(
     seed: Seed = 0,
     objective: Objective = "closest",
     window: Annotated[int | None, typer.Option(help="Candidates solved together; the plan chooses otherwise.")] = None,
+    feedback: Annotated[
+        str | None, typer.Option(metavar="FILE.npz", help="Calibration inputs x, on which errors are to cancel.")
+    ] = None,
     evaluate: Annotated[str | None, typer.Option(metavar="FILE.npz", help="Labelled data x, y for accuracies.")] = None,
     literal: Annotated[bool, typer.Option(help="Evaluate the literal pruned network on it too.")] = False,
     attack: Annotated[bool, typer.Option(help="Set each bound beside what an attack finds.")] = True,
@@ -107,6 +110,7 @@ def compile(
         )
         _print_plan(planned, as_json)
         return
+    calibration = None if feedback is None else load_arrays(feedback, ("x",))["x"]
     data = None
     if evaluate is not None:
         arrays = load_arrays(evaluate, ("x", "y"))
@@ -120,6 +124,7 @@ def compile(
             seed=seed,
             objective=objective,
             window=window,
+            feedback=calibration,
             input_shape=shape,
             evaluate=data,
             literal=literal,

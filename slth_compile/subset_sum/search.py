@@ -36,6 +36,7 @@ class Search:
         tolerance: What counts as met: a hair inside the plan's, so that a checker that rounds otherwise agrees.
         windows: The window every weight takes, uint16 `(weights,)`.
         subsets: The subset it keeps.
+        sums: The sum that it keeps, int64, units of 2^-46 of the gain.
         best: Upper bound on its |error|, float64; of the empty subset where none was looked for.
     """
 
@@ -45,6 +46,7 @@ class Search:
         self.tolerance = gadget.tolerance * (1 - 2.0**-30)
         self.windows = np.zeros(weights.size, np.uint16)
         self.subsets = np.zeros(weights.size, subset_dtype(gadget.window))
+        self.sums = np.zeros(weights.size, np.int64)
         # Of the empty subset: its size, rounded up.
         folding = np.broadcast_to(family.error, family.weights.shape).reshape(-1)
         self.best = (np.abs(weights) + folding) * (1 + 2.0**-50)
@@ -63,57 +65,61 @@ class Search:
         One within the tolerance of zero never looks past the first window; one that no window meets keeps the best
         subset seen.
         """
-        self._look(flat, self.family.weights.reshape(-1)[flat], shifted=False)
+        self._look(flat, self.family.weights.reshape(-1)[flat], None)
 
-    def settle_shifted(self, flat: np.ndarray, shift: np.ndarray) -> None:
-        """The same with subsets closest to `weight + shift`, where these meet the tolerance of the weight itself.
+    def settle_shifted(self, flat: np.ndarray, shift: np.ndarray, near: float) -> None:
+        """The subset closest to `weight + shift` of those that meet the tolerance of the weight itself.
 
-        A weight that no window meets so is settled as if it had no shift: whatever `settle` meets is met here.
+        Windows are looked at until one comes near enough. A weight that no window meets so is settled as if it had no
+        shift: whatever `settle` meets is met here.
 
         Args:
             flat: Canonical flat positions of the weights, `(count,)`.
             shift: float64 `(count,)`.
+            near: Distance from `weight + shift` at which the search for a weight ends; 0 looks at all windows.
         """
         limit = 2.0**self.family.gadget.gain
         goals = np.clip(self.family.weights.reshape(-1)[flat] + shift, -limit, limit)
-        met = self._look(flat, goals, shifted=True)
+        met = self._look(flat, goals, near)
         self.settle(flat[~met])
 
-    def _look(self, flat: np.ndarray, goals: np.ndarray, *, shifted: bool) -> np.ndarray:
-        """Window after window for the goals; which of the weights are met."""
-        # Of what meets the tolerance, and the limit is infinite, the distance to the goal counts.
-        limit = np.finfo(np.float64).max if shifted else self.tolerance
+    def _look(self, flat: np.ndarray, goals: np.ndarray, near: float | None) -> np.ndarray:
+        """Window after window for the goals; which of the weights are met.
+
+        Where `near` is None the goals are the weights and errors count, until within the tolerance; else distances to
+        the goals, infinite where the tolerance is not met.
+        """
+        shifted = near is not None
+        limit = self.tolerance if near is None else near
         best = np.where(self.best[flat] <= self.tolerance, np.abs(goals), np.inf) if shifted else self.best[flat]
         left, number = np.arange(flat.size), 0
         offered = self.family.windows[self.family.channel(flat)]
         # Few weights left take several windows at once, so that batches stay full; the first one met is theirs.
-        # A window above 28 is dear and hardly ever misses.
-        size = chunk_size if self.family.gadget.window > MAXIMUM_WINDOW else batch_size
+        # A window above 28 is dear and hardly ever misses; the blocks of a layer are small, but there are many.
+        size = chunk_size if shifted or self.family.gadget.window > MAXIMUM_WINDOW else batch_size
         while left.size:
             together = max(1, min(size(self.family.gadget.window) // left.size, int(offered.max()) - number))
-            together = 1 if shifted and number == 0 else together
             which, ahead = _pairs(offered - number, together)
             rows, numbers = left[which], number + ahead
-            found, distances, errors = self._solve(flat[rows], numbers, goals[rows], shifted)
+            found, sums, distances, errors = self._solve(flat[rows], numbers, goals[rows], shifted)
             for step in range(together):
                 these = np.flatnonzero(ahead == step) if together > 1 else np.arange(rows.size)
                 own = rows[these]
                 these = these[(distances[these] < best[own]) & ((best[own] > limit) | (number + step == 0))]
                 own, chosen = rows[these], flat[rows[these]]
                 self.windows[chosen] = np.where(found[these] == 0, 0, numbers[these])
-                self.subsets[chosen], self.best[chosen], best[own] = found[these], errors[these], distances[these]
+                self.subsets[chosen], self.sums[chosen] = found[these], sums[these]
+                self.best[chosen], best[own] = errors[these], distances[these]
             number += together
             still = (best[left] > limit) & (offered > number)
             # Who has no window left is settled, or starts again.
-            gone = ~still & (best[left] <= limit) if shifted else ~still
+            gone = ~still & np.isfinite(best[left])
             self._progress(int(np.count_nonzero(gone)))
             left, offered = left[still], offered[still]
-        return best <= limit
+        return np.isfinite(best)
 
-    def _solve(
-        self, flat: np.ndarray, numbers: np.ndarray, goals: np.ndarray, shifted: bool
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Closest subsets (near ones above 28) in the windows `numbers`, their distances and their errors.
+    def _solve(self, flat: np.ndarray, numbers: np.ndarray, goals: np.ndarray, shifted: bool) -> tuple[np.ndarray, ...]:
+        """Closest subsets (near ones above 28) in the windows `numbers`, their sums, distances and errors.
 
         `progress(0)` after each batch lets the caller stop between two.
         """
@@ -131,14 +137,11 @@ class Search:
             found, sums = solve(device, part)
             errors = outer_error(family, flat[part], sums)
             if not shifted:
-                return found, errors, errors
+                return found, sums, errors, errors
             distances = np.abs(np.ldexp((sums - targets[part]).astype(np.float64), gadget.gain - PRODUCT_BITS))
-            return found, np.where(errors <= self.tolerance, distances, np.inf), errors
+            return found, sums, np.where(errors <= self.tolerance, distances, np.inf), errors
 
-        found, distances, errors = solve_everywhere(
-            run, flat.size, batch_size(gadget.window), lambda: self._progress(0)
-        )
-        return found, distances, errors
+        return solve_everywhere(run, flat.size, batch_size(gadget.window), lambda: self._progress(0))
 
     def _enough(self, flat: np.ndarray, goals: np.ndarray) -> np.ndarray:
         """Integer errors that surely meet the tolerance: half a step goes to rounding the target, the rest is spare."""

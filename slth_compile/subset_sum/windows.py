@@ -79,7 +79,7 @@ def solve_family(
         met = errors <= search.tolerance
         flat = taken.flat[met]
         search.windows[flat], search.subsets[flat] = taken.windows[met], taken.subsets[met]
-        search.best[flat] = errors[met]
+        search.sums[flat], search.best[flat] = taken.sums[met], errors[met]
         pending = np.setdiff1d(pending, flat)
     search.settle(pending)
     return solution(search)
