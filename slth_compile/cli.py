@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
@@ -26,7 +27,7 @@ from slth_compile.arguments import (
     parse_processes,
     parse_shape,
 )
-from slth_compile.errors import InputError, SlthError, VerificationError
+from slth_compile.errors import InputError, Note, SlthError, VerificationError
 from slth_compile.interrupts import feel, interrupts, wait_for_steps
 from slth_compile.progress import Progress
 
@@ -115,7 +116,7 @@ def compile(
     if evaluate is not None:
         arrays = load_arrays(evaluate, ("x", "y"))
         data = (arrays["x"], arrays["y"])
-    with _progress(quiet or as_json or not is_first()) as progress:
+    with _progress(quiet or as_json or not is_first()) as progress, _notes():
         found = slth_compile.compile(
             target,
             eps,
@@ -315,6 +316,22 @@ def _join_processes(text: str) -> None:
         jax.distributed.initialize(address, count, number)
     except (RuntimeError, ValueError) as error:
         raise InputError(f"--distributed {text}: the other processes were not found ({error})") from None
+
+
+@contextmanager
+def _notes() -> Iterator[None]:
+    """Notes as one line each on stderr."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def as_line(message: Warning | str, *further: Any) -> None:
+            if isinstance(message, Note):
+                print(f"slth-compile: {message}", file=sys.stderr)
+            else:
+                show(message, *further)
+
+        warnings.showwarning = as_line
+        yield
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -22,7 +23,7 @@ from slth_compile.certificate.certificate import Certificate, certify_domain
 from slth_compile.certificate.weight_errors import weight_errors
 from slth_compile.compiled import Compiled, load_compiled
 from slth_compile.domain import Domain
-from slth_compile.errors import InputError, UnreachableError
+from slth_compile.errors import InputError, Note, UnreachableError
 from slth_compile.graph.evaluate import ArrayLike, target_weights
 from slth_compile.graph.graph import Graph, target_digest
 from slth_compile.plan.plan import Plan, plan
@@ -31,7 +32,8 @@ from slth_compile.progress import Progress, silent
 from slth_compile.report.summary import AttackRow, Measured
 from slth_compile.request import Domains, calibration_inputs, checked_request, refuse_objective, refuse_seed
 from slth_compile.source.layout import CLOSEST
-from slth_compile.subset_sum.network import solve_network
+from slth_compile.subset_sum.compensation import LARGEST
+from slth_compile.subset_sum.network import solve_network, without_feedback
 from slth_compile.summarise import platform_text
 from slth_compile.ticket.apply import effective_layers
 from slth_compile.ticket.format import VERSION, domain_digest
@@ -113,6 +115,11 @@ def compile(
         progress("plan", 0, 1)
         planned = plan(folded, asked.eps, delta, domains, objective, window)
         progress("plan", 1, 1)
+        if calibration is not None and (large := without_feedback(folded, planned.layout)):
+            warnings.warn(
+                Note(f"feedback: {', '.join(large)} without it: no more than {LARGEST} features can have it"),
+                stacklevel=2,
+            )
     try:
         with clock("solve"):
             key = _key(graph, planned, seed, domains, calibration)

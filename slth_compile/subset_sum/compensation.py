@@ -25,7 +25,7 @@ import itertools
 import numpy as np
 
 BLOCKS = 32
-LARGEST = 4096
+LARGEST = 4608
 """Features of a group, those of both signs together, that are compensated; the work grows with their third power."""
 
 DAMPING = 0.01

@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Iterator
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from slth_compile.graph.evaluate import LayerWeights, apply_node, linear
@@ -51,8 +52,8 @@ class LayerInputs:
         """What the layer at a node position reads, float64; `set_weights` was called for all layers before it."""
         while self._next < position:
             node = self._graph.nodes[self._next]
-            operands = [self._values[j] for j in node.inputs]
             with jax.enable_x64(True):
+                operands = [jnp.asarray(self._values[j]) for j in node.inputs]
                 self._advance(np.asarray(apply_node(node, operands)))
         return self._values[self._graph.nodes[position].inputs[0]]
 
@@ -66,8 +67,9 @@ class LayerInputs:
         if weights.negative is not None:
             parts.append((np.minimum(x, 0), weights.negative))
         with jax.enable_x64(True):
-            y = sum(np.asarray(linear(node, part, on_grid(np.asarray(kernel), bits))) for part, kernel in parts)
-        self._advance(np.asarray(y if weights.bias is None else y + np.asarray(weights.bias)))
+            y = [np.asarray(linear(node, jnp.asarray(part), on_grid(np.asarray(k), bits))) for part, k in parts]
+        bias = 0.0 if weights.bias is None else np.asarray(weights.bias)
+        self._advance(sum(y[1:], y[0]) + bias)
 
     def _advance(self, value: np.ndarray) -> None:
         self._values[self._next] = on_grid(value, ACTIVATION_BITS)

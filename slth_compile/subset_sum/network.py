@@ -85,6 +85,17 @@ def solve_network(
     return Ticket(layout, seed, tuple(masks))
 
 
+def without_feedback(graph: Graph, layout: Layout) -> tuple[str, ...]:
+    """The layers, in words, that have too many features for their errors to be made up for."""
+    found = []
+    for index, (position, layer) in enumerate(zip(graph.layers, layout.layers, strict=True)):
+        node = graph.nodes[position]
+        assert isinstance(node, Weighted)
+        if (features := _features(node, layer.signed)) > LARGEST:
+            found.append(f"layer '{node.name or index}' ({features} features)")
+    return tuple(found)
+
+
 def _compiled(layout: Layout) -> frozenset[int]:
     """The windows that are solved in 64 bits; their programs, and the others of the layout, compiled side by side."""
     gadgets = [g for layer in layout.layers for g in (layer.kernel, layer.bias) if g is not None]
@@ -100,11 +111,16 @@ def _fed_back(
     node: Weighted, problems: Sequence[Family], x: np.ndarray, signed: bool, progress: Advance, exact: Set[int]
 ) -> Sequence[Solution]:
     """The layer's masks, its errors cancelling on what it reads, `x`; the closest ones where it is too large."""
-    shape = kernel_shape(node)
-    if shape.taps * (shape.inputs // shape.groups) * (1 + signed) > LARGEST:
+    if _features(node, signed) > LARGEST:
         return [solve_family(family, progress, CLOSEST, exact) for family in problems]
     found = compensation(moments(node, x, signed=signed))
-    return solve_layer(problems, shape.groups, found, progress, exact)
+    return solve_layer(problems, kernel_shape(node).groups, found, progress, exact)
+
+
+def _features(node: Weighted, signed: bool) -> int:
+    """What the weights of one output channel multiply, each sign of an input counted."""
+    shape = kernel_shape(node)
+    return shape.taps * (shape.inputs // shape.groups) * (1 + signed)
 
 
 def _kept(problems: Sequence[Family], workspace: Workspace | None, progress: Advance) -> dict[str, SubsetMask] | None:
