@@ -108,6 +108,7 @@ def test_every_weight_meets_the_plan_and_the_checker_agrees(tmp_path):
     assert [layer.signed for layer in found.layout.layers] == [False, True, False]
     for index, position in enumerate(found.folded.layers):
         node = found.folded.nodes[position]
+        assert isinstance(node, n.Weighted)
         for family in families(0, index, node, found.layout.layers[index]):
             assert meets(family, found.ticket.masks[index][family.part])
     found.save(tmp_path / "out")
@@ -288,3 +289,10 @@ def test_layers_that_are_too_large_say_so(monkeypatch):
 def test_calibration_that_tells_little(x):
     found = slth.compile(small(), EPS, 0.01, feedback=x, **OPTIONS)
     assert found.certificate.bound <= EPS
+
+
+def test_the_command_line_and_the_checker(shared, cli, tmp_path):
+    done = cli("compile", *shared.arguments, tmp_path / "out", "--feedback", shared.points, "--json")
+    assert done.code == 0, done.err
+    assert cli("verify", tmp_path / "out", "--json").code == 0
+    assert slth.verify(tmp_path / "out").ticket_id != slth.verify(shared.ticket).ticket_id

@@ -26,6 +26,7 @@ from slth_compile.ticket.masks import subset_dtype
 Progress = Callable[[int], None]
 
 _FEW = 1 << 14
+_SHARES = 16
 
 
 class Search:
@@ -141,7 +142,10 @@ class Search:
             distances = np.abs(np.ldexp((sums - targets[part]).astype(np.float64), gadget.gain - PRODUCT_BITS))
             return found, sums, np.where(errors <= self.tolerance, distances, np.inf), errors
 
-        return solve_everywhere(run, flat.size, batch_size(gadget.window), lambda: self._progress(0))
+        size, chunk = batch_size(gadget.window), chunk_size(gadget.window)
+        # The blocks of a layer are solved one after the other: each is shared by all cores.
+        size = min(size, chunk * -(-flat.size // (_SHARES * chunk))) if shifted else size
+        return solve_everywhere(run, flat.size, size, lambda: self._progress(0))
 
     def _enough(self, flat: np.ndarray, goals: np.ndarray) -> np.ndarray:
         """Integer errors that surely meet the tolerance: half a step goes to rounding the target, the rest is spare."""
