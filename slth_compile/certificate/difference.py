@@ -107,11 +107,11 @@ def bound_difference(
     if regions <= FEW_REGIONS:
         # Infinities and their differences are repaired where they come up.
         with np.errstate(all="ignore"):
-            leaves = propagate(graph, lambda i: _layer(graph.nodes[i], errors[i]), lower, upper)
+            leaves = propagate(graph, lambda i: layer_arrays(graph.nodes[i], errors[i]), lower, upper)
         return tuple(Difference(*map(np.asarray, leaf)) for leaf in leaves)
     size = min(_power_of_two(chunk_bytes // _bytes_per_region(graph)), _power_of_two(2 * regions - 1))
     with jax.enable_x64(True):
-        layers = {i: jax.tree.map(jnp.asarray, _layer(graph.nodes[i], _coarse(errors[i]))) for i in graph.layers}
+        layers = {i: jax.tree.map(jnp.asarray, layer_arrays(graph.nodes[i], _coarse(errors[i]))) for i in graph.layers}
 
     def chunk(start: int) -> list[list[np.ndarray]]:
         rows = np.minimum(np.arange(start, start + size), regions - 1)
@@ -180,7 +180,7 @@ def _coarse(errors: LayerErrors) -> LayerErrors:
     return dataclasses.replace(errors, positive_radius=positive, negative_radius=coarse(errors.negative_radius))
 
 
-def _layer(node: n.Node, errors: LayerErrors) -> Layer:
+def layer_arrays(node: n.Node, errors: LayerErrors) -> Layer:
     """The layer's arrays, NumPy's."""
     assert isinstance(node, n.Weighted)
     window = window_of(node)

@@ -201,9 +201,9 @@ def linear_image(terms: Sequence[Term], window: Window, offset: Offset | None) -
             sums.append(_window_sums(size * (1 + 4 * gamma(count)) + 4 * TINY, window) * _column(radius, size.ndim))
         elif radius is not None:
             spreads.append((size * inflate + 4 * TINY, radius))
-    sums += [_contract(spreads, window)] if spreads else []
+    sums += [contract(spreads, window)] if spreads else []
     reach: Any = sum(sums[1:], sums[0])
-    middle: Any = _contract(products, window) if products else xp.zeros_like(reach)
+    middle: Any = contract(products, window) if products else xp.zeros_like(reach)
     if offset is not None:
         middle = middle + _column(offset.centre, reach.ndim)
         reach = reach + _column(offset.radius, reach.ndim)
@@ -225,7 +225,7 @@ def arranged(kernel: np.ndarray, window: Window) -> np.ndarray:
     return np.ascontiguousarray(split.transpose(order))
 
 
-def _contract(factors: Sequence[tuple[Any, Any]], window: Window) -> Any:
+def contract(factors: Sequence[tuple[Any, Any]], window: Window) -> Any:
     """Sum over pairs `(values, kernel)`, taps and channels: explicit products, never a convolution routine.
 
     Values have shape `(C, spatial..., batch)`, kernels are `arranged`; the result is `(S, spatial'..., batch)`.

@@ -50,7 +50,7 @@ class Pair(NamedTuple):
     d: e.Interval | None
 
 
-class _Operation:
+class Operation:
     """A node without its place, name and arrays: what decides whether a compiled program can be used again."""
 
     def __init__(self, node: n.Node) -> None:
@@ -60,7 +60,7 @@ class _Operation:
         self._key = (type(node), *fields.items())
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Operation) and self._key == other._key
+        return isinstance(other, Operation) and self._key == other._key
 
     def __hash__(self) -> int:
         return hash(self._key)
@@ -79,19 +79,19 @@ def propagate(graph: Graph, layers: Callable[[int], Layer], lower: e.Array, uppe
         upper: Upper ends, likewise.
     """
     compiled = not isinstance(lower, np.ndarray)
-    weighted, scaled, unweighted = (
-        (_weighted_program, _scaled_program, _unweighted_program) if compiled else (_weighted, _scaled, _unweighted)
+    by_layer, by_scale, by_node = (
+        (_weighted_program, _scaled_program, _unweighted_program) if compiled else (weighted, scaled, unweighted)
     )
     last = {i: position for position, node in enumerate(graph.nodes) for i in node.inputs}
     pairs = {0: _entered(lower, upper)}
     for position, node in enumerate(graph.nodes[1:], 1):
         operands = [pairs[i] for i in node.inputs]
         if isinstance(node, n.Convolution | n.Dense):
-            pairs[position] = weighted(window_of(node), operands[0], layers(position))
+            pairs[position] = by_layer(window_of(node), operands[0], layers(position))
         elif isinstance(node, n.Affine):
-            pairs[position] = scaled(operands[0], *_affine(node))
+            pairs[position] = by_scale(operands[0], *affine_ends(node))
         else:
-            pairs[position] = unweighted(_Operation(node), operands)
+            pairs[position] = by_node(Operation(node), operands)
         for i in {*node.inputs} - {*graph.outputs}:
             if last[i] == position:
                 del pairs[i]
@@ -110,7 +110,7 @@ def _left(pair: Pair) -> list[e.Array]:
     return [xp.moveaxis(end, -1, 0) for end in (*d, *x)]
 
 
-def _weighted(window: e.Window, pair: Pair, layer: Layer) -> Pair:
+def weighted(window: e.Window, pair: Pair, layer: Layer) -> Pair:
     x, d = pair
     z = x if d is None else e.added(x, d)
     if layer.negative is None:
@@ -127,18 +127,18 @@ def _weighted(window: e.Window, pair: Pair, layer: Layer) -> Pair:
     return _both(Pair(y, e.linear_image([*moved, *parts], window, layer.bias_error)), e.repaired)
 
 
-def _scaled(pair: Pair, scale: e.Interval | None, shift: e.Interval | None) -> Pair:
+def scaled(pair: Pair, scale: e.Interval | None, shift: e.Interval | None) -> Pair:
     pair = pair if scale is None else _both(pair, lambda v: e.multiplied(v, scale))
     return _both(Pair(pair.x if shift is None else e.added(pair.x, shift), pair.d), e.repaired)
 
 
-def _unweighted(operation: _Operation, operands: Sequence[Pair]) -> Pair:
+def unweighted(operation: Operation, operands: Sequence[Pair]) -> Pair:
     return _both(_image(operation.node, operands), e.repaired)
 
 
-_weighted_program = functools.partial(jax.jit, static_argnums=0)(_weighted)
-_scaled_program = jax.jit(_scaled)
-_unweighted_program = functools.partial(jax.jit, static_argnums=0)(_unweighted)
+_weighted_program = functools.partial(jax.jit, static_argnums=0)(weighted)
+_scaled_program = jax.jit(scaled)
+_unweighted_program = functools.partial(jax.jit, static_argnums=0)(unweighted)
 
 
 def _image(node: n.Node, operands: Sequence[Pair]) -> Pair:
@@ -176,7 +176,7 @@ def _image(node: n.Node, operands: Sequence[Pair]) -> Pair:
         case n.Concatenate():
             return _concatenated(operands, node.axis)
         case _:
-            return _both(operands[0], lambda v: v.each(lambda a: _moved(node, a)))
+            return _both(operands[0], lambda v: v.each(lambda a: rearranged(node, a)))
 
 
 def _both(pair: Pair, image: Callable[[e.Interval], e.Interval]) -> Pair:
@@ -201,7 +201,7 @@ def _concatenated(operands: Sequence[Pair], axis: int) -> Pair:
     return Pair(join(xs), join([pair.x.each(xp.zeros_like) if pair.d is None else pair.d for pair in operands]))
 
 
-def _moved(node: n.Node, values: Any) -> Any:
+def rearranged(node: n.Node, values: Any) -> Any:
     match node:
         case n.Slice():
             return values[tuple(slice(*ends) for ends in zip(node.start, node.limit, node.stride, strict=True))]
@@ -227,7 +227,7 @@ def window_of(node: n.Node) -> e.Window:
             return e.Window(node.kernel.shape[-1])  # type: ignore[attr-defined]
 
 
-def _affine(node: n.Affine) -> tuple[e.Interval | None, e.Interval | None]:
+def affine_ends(node: n.Affine) -> tuple[e.Interval | None, e.Interval | None]:
     def exact(array: np.ndarray | None) -> e.Interval | None:
         if array is None:
             return None

@@ -18,11 +18,13 @@ Rounding = Callable[[Any], Any]
 
 def activation_image(y: Interval, slope: float = 0.0) -> Interval:
     """The image of `a(y) = max(y, slope * y)`, `0 <= slope <= 1`."""
-    if slope == 0.0:
-        return nonnegative_part(y)
-    xp, factor = library(y.lower), _exactly(Fraction(slope))
-    low, high = _scaled(y.lower, factor, down), _scaled(y.upper, factor, up)
-    return Interval(xp.maximum(y.lower, low), xp.maximum(y.upper, high))
+    return Interval(steepened(y.lower, slope, down), steepened(y.upper, slope, up))
+
+
+def steepened(y: Any, slope: float, rounded: Rounding) -> Any:
+    """`max(y, slope * y)`, `0 <= slope <= 1`, rounded outward."""
+    xp = library(y)
+    return xp.maximum(y, 0.0 if slope == 0.0 else _scaled(y, _exactly(Fraction(slope)), rounded))
 
 
 def activation_difference(y: Interval, d: Interval, slope: float = 0.0, z: Interval | None = None) -> Interval:
@@ -46,7 +48,7 @@ def activation_difference(y: Interval, d: Interval, slope: float = 0.0, z: Inter
         dl = xp.maximum(dl, down(z.lower - yu))
         highest = xp.where(du >= 0, xp.minimum(yu, up(z.upper - du)), xp.maximum(yl, down(z.lower - du)))
         lowest = xp.where(dl >= 0, xp.maximum(yl, down(z.lower - dl)), xp.minimum(yu, up(z.upper - dl)))
-    return Interval(_rise(lowest, dl, slope, down), _rise(highest, du, slope, up))
+    return Interval(rise(lowest, dl, slope, down), rise(highest, du, slope, up))
 
 
 def maximum_image(
@@ -108,7 +110,7 @@ def _highest(values: Sequence[Any]) -> Any:
     return functools.reduce(library(values[0]).maximum, values)
 
 
-def _rise(y: Any, d: Any, slope: float, rounded: Rounding) -> Any:
+def rise(y: Any, d: Any, slope: float, rounded: Rounding) -> Any:
     """`a(y + d) - a(y)` rounded outward, without cancellation: `slope * d + (1 - slope) * (relu(y + d) - relu(y))`."""
     xp = library(y)
     relu = xp.where(y >= 0, xp.maximum(d, -y), xp.maximum(0.0, rounded(y + d)))

@@ -36,10 +36,15 @@ def max_pool_difference(x: Interval, z: Interval, d: Interval, fields: Fields) -
 def average_pool(x: Interval, fields: Fields) -> Interval:
     """Means over windows, rounded outward; linear, so it serves x and d alike."""
     terms = int(np.prod(fields["window"]))
-    count: Any = float(terms)
-    if not fields["count_padding"]:
-        count = _sum(np.ones((1, *x.lower.shape[1:-1], 1)), fields)
+    count = window_counts(fields, x.lower.shape[1:])
     return mean_of_sums(x, lambda array: _sum(array, fields), count, terms)
+
+
+def window_counts(fields: Fields, shape: tuple[int, ...]) -> np.ndarray:
+    """What the sum over each window is divided by, for an operand of this per-sample shape."""
+    if fields["count_padding"]:
+        return np.array(float(np.prod(fields["window"])))
+    return _sum(np.ones((1, *shape[:-1], 1)), fields)
 
 
 def mean_of_sums(x: Interval, total, count: Any, terms: int) -> Interval:

@@ -1,0 +1,263 @@
+"""Linear forms `A_d d + A_x x` of one node, and what becomes of them at the node before.
+
+Coefficients have the node's axes with the channels in front and the rows of the pass at the end:
+`(C, spatial..., rows)`. Every function returns a form of the operand and one number a row, which bounds from above
+what the step adds to the value: constants, and everything that rounding may add.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from slth_compile.certificate.backward.layers import Geometry, Kernels, transposed
+from slth_compile.certificate.backward.lines import Lines, Planes, activation_lines, difference_planes
+from slth_compile.certificate.enclosure import Interval
+
+
+class Form(NamedTuple):
+    """Coefficients of the difference and of the target's activation; None stands for zero."""
+
+    d: Any
+    x: Any
+
+
+class Pairs(NamedTuple):
+    """One array for the difference and one for the activation."""
+
+    d: Any
+    x: Any
+
+
+class Reach(NamedTuple):
+    """Boxes that `d` and `x` of a node lie in, as centres and radii; `d` may be None."""
+
+    d: Any
+    x: Any
+
+
+def front(array: Any) -> Any:
+    """`(spatial..., C, last)` as `(C, spatial..., last)`."""
+    return array if array.ndim < 3 else np.moveaxis(array, -2, 0) if isinstance(array, np.ndarray) else _front(array)
+
+
+def _front(array: Any) -> Any:
+    return jnp.moveaxis(array, -2, 0)
+
+
+def back(array: Any) -> Any:
+    """The inverse of `front`."""
+    return array if array.ndim < 3 else jnp.moveaxis(array, 0, -2)
+
+
+def spread(array: Any, sample: Any) -> Any:
+    """One column a row of the pass: of the row's own sample, or of the only one."""
+    return array if array.shape[-1] == 1 else jnp.take(array, sample, axis=-1)
+
+
+def total(products: Any) -> Any:
+    """Sums over all axes but the rows'."""
+    return jnp.sum(products, tuple(range(products.ndim - 1)))
+
+
+def _parts(a: Any) -> tuple[Any, Any]:
+    return jnp.maximum(a, 0.0), jnp.minimum(a, 0.0)
+
+
+@jax.jit
+def merged(a: Form, b: Form, magnitudes: Pairs, sample: Any) -> tuple[Form, Any]:
+    """The sum of two forms of one node."""
+    both = Form(_plus(a.d, b.d), _plus(a.x, b.x))
+    return both, charged(both, magnitudes, sample)
+
+
+def _plus(a: Any, b: Any) -> Any:
+    return b if a is None else a if b is None else a + b
+
+
+def charged(form: Form, noise: Pairs, sample: Any) -> Any:
+    """`|A_d| noise_d + |A_x| noise_x`."""
+    shares = [
+        total(abs(a) * spread(size, sample))
+        for a, size in zip(form, noise, strict=True)
+        if a is not None and size is not None
+    ]
+    return sum(shares[1:], shares[0])
+
+
+@jax.jit
+def reached(form: Form, reach: Reach, sample: Any) -> Any:
+    """The largest value of the form where `d` and `x` lie in their boxes."""
+    value: Any = 0.0
+    for a, box in zip(form, reach, strict=True):
+        if a is not None and box is not None:
+            centre, radius = box
+            value = value + total(a * spread(centre, sample) + abs(a) * spread(radius, sample))
+    return value
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def through_layer(
+    geometry: Geometry,
+    form: Form,
+    kernels: Kernels,
+    noise: Pairs,
+    magnitude: tuple[Lines, Any] | None,
+    moves: bool,
+    sample: Any,
+) -> tuple[Form, Any]:
+    """A weighted layer.
+
+    Args:
+        geometry: Of the transposed map.
+        form: Of the layer's output.
+        kernels: Its arrays.
+        noise: What rounding and weight radii may add, for coefficients of the output.
+        magnitude: Lines around `|z|` and what rounding adds there, for coefficients of the input; None without `Eh`.
+        moves: Whether the two networks differ in the layer's input.
+        sample: The row's sample.
+    """
+    value = charged(form, noise, sample)
+    xs, ds = [], []
+    if form.d is not None:
+        ds.append((form.d, kernels.ticket))
+        xs.append((form.d, kernels.error))
+        value = value + total(form.d * _column(kernels.bias_error, form.d.ndim))
+    if form.x is not None:
+        xs.append((form.x, kernels.target))
+        value = value + total(form.x * _column(kernels.bias, form.x.ndim))
+    d = transposed(geometry, ds) if ds and moves else None
+    x = transposed(geometry, xs)
+    if magnitude is not None and form.d is not None:
+        lines, slack = magnitude
+        p, q = _parts(transposed(geometry, [(form.d, kernels.half)]))
+        lines = Lines(*(spread(line, sample) for line in lines))
+        slope = p * lines.upper_slope + q * lines.lower_slope
+        value = value + total(p * lines.upper_intercept + q * lines.lower_intercept)
+        value = value + total((p - q) * spread(slack, sample))
+        x, d = x + slope, None if d is None else d + slope
+    return Form(d, x), value
+
+
+through_layer = functools.partial(jax.jit, static_argnums=(0, 5))(through_layer.__wrapped__)
+
+
+def _column(channels: Any, rank: int) -> Any:
+    return channels.reshape(-1, *(1,) * (rank - 1))
+
+
+@jax.jit
+def through_activation(form: Form, lines: Pairs, noise: Pairs, sample: Any) -> tuple[Form, Any]:
+    """An activation between its lines: each coefficient takes the line of its sign."""
+    value = charged(form, noise, sample)
+    d = x = None
+    if form.x is not None:
+        p, q = _parts(form.x)
+        around = Lines(*(spread(line, sample) for line in lines.x))
+        value = value + total(p * around.upper_intercept + q * around.lower_intercept)
+        x = p * around.upper_slope + q * around.lower_slope
+    if form.d is not None and lines.d is not None:
+        p, q = _parts(form.d)
+        planes = Planes(*(spread(line, sample) for line in lines.d))
+        value = value + total(p * planes.upper_intercept + q * planes.lower_intercept)
+        d = p * planes.upper_slope + q * planes.lower_slope
+        tilted = p * planes.upper_tilt + q * planes.lower_tilt
+        x = tilted if x is None else x + tilted
+    return Form(d, x), value
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def through_sloped(
+    leak: float, form: Form, around: Pairs, chosen: Pairs, noise: Pairs, sample: Any
+) -> tuple[Form, Any]:
+    """An activation between lines of slopes that are each row's own.
+
+    Args:
+        leak: Its slope below zero.
+        form: Of its output.
+        around: Intervals of `d` and of `y`.
+        chosen: Slopes: of the upper and of the lower line of the difference, and of the activation's lower line.
+        noise: What rounding may add for any slopes.
+        sample: The row's sample.
+    """
+    y = Interval(*(spread(v, sample) for v in around.x))
+    found, value = [None, None], charged(form, noise, sample)
+    if form.x is not None:
+        found[1], more = _between(form.x, activation_lines(y, leak, chosen.x))
+        value = value + more
+    if form.d is not None and around.d is not None:
+        d = Interval(*(spread(v, sample) for v in around.d))
+        planes = difference_planes(y, d, leak, chosen.d)
+        p, q = _parts(form.d)
+        value = value + total(p * planes.upper_intercept + q * planes.lower_intercept)
+        found[0] = p * planes.upper_slope + q * planes.lower_slope
+        tilted = p * planes.upper_tilt + q * planes.lower_tilt
+        found[1] = tilted if found[1] is None else found[1] + tilted
+    return Form(*found), value
+
+
+def _between(a: Any, lines: Lines) -> tuple[Any, Any]:
+    p, q = _parts(a)
+    value = total(p * lines.upper_intercept + q * lines.lower_intercept)
+    return p * lines.upper_slope + q * lines.lower_slope, value
+
+
+@jax.jit
+def through_larger(form: Form, lines: Pairs, noise: Pairs, sample: Any) -> tuple[Form, Form, Any]:
+    """`max(a, b) = relu(a - b) + b`: forms of `a` and of `b`."""
+    first, value = through_activation(form, lines, noise, sample)
+    second = Form(*(a if f is None else None if a is None and f is None else -f if a is None else a - f for a, f in zip(form, first, strict=True)))
+    return first, second, value
+
+
+@jax.jit
+def through_scale(form: Form, scale: Any, shift: Any, noise: Pairs, sample: Any) -> tuple[Form, Any]:
+    """`v * scale + shift`, each one entry a channel, or one for all."""
+    value = charged(form, noise, sample)
+    if form.x is not None:
+        value = value + total(form.x * _column(shift, form.x.ndim))
+    return Form(*(None if a is None else a * _column(scale, a.ndim) for a in form)), value
+
+
+class Linear:
+    """A linear map of arrays with one trailing axis, to be transposed; programs are shared by equal keys."""
+
+    def __init__(self, key: Any, function: Any, shape: tuple[int, ...]) -> None:
+        self.function, self.shape, self._key = function, shape, (key, shape)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Linear) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def through_linear(linear: Linear, form: Form, noise: Pairs | None, sample: Any) -> tuple[Form, Any]:
+    """A map without weights, the same in both networks."""
+    found = []
+    for a in form:
+        if a is None:
+            found.append(None)
+            continue
+        operand = jax.ShapeDtypeStruct((*linear.shape, a.shape[-1]), a.dtype)
+        (moved,) = jax.linear_transpose(linear.function, operand)(back(a))
+        found.append(_front(moved) if moved.ndim > 2 else moved)
+    return Form(*found), jnp.zeros(form_rows(form)) if noise is None else charged(form, noise, sample)
+
+
+def form_rows(form: Form) -> int:
+    """How many rows a form has."""
+    return next(a.shape[-1] for a in form if a is not None)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def one_hot(size: int, element: Any, sign: Any) -> Any:
+    """Coefficients `(size, rows)`: each row's sign at its own element."""
+    index = lax.broadcasted_iota(element.dtype, (size, len(element)), 0)
+    return jnp.where(index == element[None], sign[None], 0.0)

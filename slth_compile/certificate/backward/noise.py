@@ -1,0 +1,124 @@
+"""What rounding may add at a node, for one unit of coefficient: in the pass itself, and in evaluating both networks.
+
+A pass computes coefficients in float64; `|fl(K^T A) - K^T A| <= gamma |K|^T |A|`, and what that is worth is at most
+`|A| (gamma |K| m)` with `m` the magnitudes of the operand: one product forward for a layer, and none a row. Whoever
+evaluates a network in float64, in any order of summation, is off by `gamma (|W| |x| + |b|)` at a layer; the same
+forms carry that to the output. So a bound holds for real arithmetic and for float64.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from slth_compile.certificate.backward.layers import PairLayer, fan_in, fan_out, magnitudes_through
+from slth_compile.certificate.backward.lines import Lines, Planes
+from slth_compile.certificate.enclosure import Interval
+from slth_compile.certificate.rounding import TINY, UNIT_ROUNDOFF, gamma, up
+
+SPARE = 1 + 2.0**-20
+"""Covers the rounding of sums of noise: relative gamma of more terms than any array has elements."""
+
+
+class Noise(NamedTuple):
+    """Sizes for coefficients of `d` and of `x`, each of the node's shape and samples."""
+
+    d: np.ndarray
+    x: np.ndarray
+
+
+class Magnitudes(NamedTuple):
+    """`|d|`, `|x|` and `|z|` at most, `z` the ticket's activation, elementwise; `d` is zero where both agree."""
+
+    d: np.ndarray
+    x: np.ndarray
+    z: np.ndarray
+
+
+def magnitudes(x: Interval, d: Interval | None) -> Magnitudes:
+    """The magnitudes of a pair's elements."""
+    size = np.maximum(abs(x.lower), abs(x.upper))
+    moved = np.zeros_like(size) if d is None else np.maximum(abs(d.lower), abs(d.upper))
+    return Magnitudes(moved, size, up(size + moved))
+
+
+def layer_noise(layer: PairLayer, m: Magnitudes, moves: bool, outputs: int) -> Noise:
+    """At a weighted layer's output.
+
+    Args:
+        layer: The layer.
+        m: Magnitudes at its input.
+        moves: Whether its input differs between the networks.
+        outputs: Elements of its output.
+    """
+    node = layer.node
+    turned, own, summed = gamma(2 * fan_out(node) + 16), gamma(2 * fan_in(node) + 16), gamma(outputs + 16)
+    target, ticket, error = abs(layer.kernel), abs(layer.ticket), abs(layer.error)
+    largest = ticket if layer.half is None else ticket + abs(layer.half)
+    half = 0.0 if layer.half is None else turned * abs(layer.half)
+    used = own + 2 * UNIT_ROUNDOFF
+    terms = [
+        (m.x, turned * error + used * target),
+        (m.z, layer.radius + half + used * largest),
+    ]
+    if moves:
+        terms.append((m.d, (turned + 2 * UNIT_ROUNDOFF) * ticket + layer.folding))
+    b, e_b = abs(layer.bias), abs(layer.bias_error)
+    b_off, e_off = layer.bias_radius
+    evaluated = used * (2 * b + e_b)
+    d = magnitudes_through(node, terms) + _column(summed * e_b + e_off + evaluated)
+    x = magnitudes_through(node, [(m.x, (turned + used) * target + layer.folding)])
+    return _noise(d, x + _column((summed + used) * b + b_off), m)
+
+
+def activation_noise(lines_d: Planes | None, lines_x: Lines, m: Magnitudes, exact: bool) -> Noise:
+    """At an activation's output, lines taken at its input.
+
+    Args:
+        lines_d: Lines of the difference, or None.
+        lines_x: Lines of the activation.
+        m: Magnitudes at the input.
+        exact: Whether evaluation rounds nothing, as relu.
+    """
+    summed, own = gamma(math.prod(m.x.shape[:-1]) + 16), 0.0 if exact else 4 * UNIT_ROUNDOFF
+    d = own * (m.x + m.z)
+    if lines_d is not None:
+        d = d + _around(lines_d, m.d, summed)
+        d = d + 4 * UNIT_ROUNDOFF * np.maximum(abs(lines_d.upper_tilt), abs(lines_d.lower_tilt)) * m.x
+    return _noise(d, _around(lines_x, m.x, summed) + own * m.x, m)
+
+
+def line_noise(lines: Lines, m: np.ndarray) -> np.ndarray:
+    """What rounding adds where a coefficient takes one of two lines."""
+    return _around(lines, m, gamma(math.prod(m.shape[:-1]) + 16)) * SPARE + TINY
+
+
+def sum_noise(m: Magnitudes, terms: int) -> Noise:
+    """At a node that adds up to `terms` operands, whose magnitudes, added in the same way, are `m`; means likewise."""
+    error = 2 * gamma(terms + 8)
+    return _noise(error * (m.x + m.z + m.d), error * m.x, m)
+
+
+def scale_noise(scale: np.ndarray, shift: np.ndarray, m: Magnitudes) -> Noise:
+    """At `v * scale + shift`, magnitudes taken at the input, `scale` and `shift` of shape `(C, 1)` or `()`."""
+    summed = gamma(math.prod(m.x.shape[:-1]) + 16)
+    size = 8 * UNIT_ROUNDOFF * abs(scale)
+    d = size * (m.d + m.x + m.z) + 8 * UNIT_ROUNDOFF * abs(shift)
+    return _noise(d, 2 * size * m.x + (summed + 8 * UNIT_ROUNDOFF) * abs(shift), m)
+
+
+def _around(lines: Lines | Planes, m: np.ndarray, summed: float) -> np.ndarray:
+    slopes = np.maximum(abs(lines.upper_slope), abs(lines.lower_slope))
+    intercepts = np.maximum(abs(lines.upper_intercept), abs(lines.lower_intercept))
+    return 4 * UNIT_ROUNDOFF * slopes * m + summed * intercepts
+
+
+def _noise(d: np.ndarray, x: np.ndarray, m: Magnitudes) -> Noise:
+    del m
+    return Noise(d * SPARE + TINY, x * SPARE + TINY)
+
+
+def _column(channels: np.ndarray) -> np.ndarray:
+    return channels[:, None]
