@@ -1,7 +1,8 @@
 """What the layers of a ticket read on calibration inputs, on grids so coarse that all sums of products are exact.
 
 Activations are rounded to 15 bits, weights to as many as leave every sum below 2^53 steps. So no order of summation,
-number of threads or device changes a bit of it, and masks that are chosen by it are the same everywhere.
+number of threads or device changes a bit of it, and masks that are chosen by it are the same everywhere. What other
+nodes round (means, smooth activations) is rounded again to the grid, where a last bit is all but never seen.
 """
 
 from __future__ import annotations
