@@ -195,7 +195,7 @@ def _certify(
     for index, domain in enumerate(domains):
         progress("certify", index, len(domains))
         start = time.perf_counter()
-        certificate = certify_domain(graph, errors, domain, index)
+        certificate = certify_domain(graph, errors, domain, index, progress)
         yield certificate, round(time.perf_counter() - start, 3)
     progress("certify", len(domains), len(domains))
 

@@ -115,6 +115,7 @@ def _left(pair: Pair) -> list[e.Array]:
 
 
 def weighted(window: e.Window, pair: Pair, layer: Layer) -> Pair:
+    """A weighted layer: `W x + b`, and `W d + E_p max(z, 0) + E_n min(z, 0) + e_b` with `z = x + d`."""
     x, d = pair
     z = x if d is None else e.added(x, d)
     if layer.negative is None:
@@ -132,6 +133,7 @@ def weighted(window: e.Window, pair: Pair, layer: Layer) -> Pair:
 
 
 def scaled(pair: Pair, scale: e.Interval | None, shift: e.Interval | None) -> Pair:
+    """`v * scale + shift` in both networks, either absent."""
     pair = pair if scale is None else _both(pair, lambda v: e.multiplied(v, scale))
     return _both(Pair(pair.x if shift is None else e.added(pair.x, shift), pair.d), e.repaired)
 
@@ -227,6 +229,7 @@ def _concatenated(operands: Sequence[Pair], axis: int) -> Pair:
 
 
 def rearranged(node: n.Node, values: Any) -> Any:
+    """What a node that only moves elements makes of an array `(*shape, batch)`."""
     match node:
         case n.Slice():
             return values[tuple(slice(*ends) for ends in zip(node.start, node.limit, node.stride, strict=True))]
@@ -253,6 +256,8 @@ def window_of(node: n.Node) -> e.Window:
 
 
 def affine_ends(node: n.Affine) -> tuple[e.Interval | None, e.Interval | None]:
+    """Scale and shift as `scaled` takes them."""
+
     def exact(array: np.ndarray | None) -> e.Interval | None:
         if array is None:
             return None

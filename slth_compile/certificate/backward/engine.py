@@ -63,7 +63,9 @@ def bound_difference_backward(
         with jax.enable_x64(True), np.errstate(all="ignore"):
             parts.append(_walked(both, lower[rows], upper[rows]))
     progress("bound", len(lower), len(lower))
-    return tuple(Difference(*(np.concatenate(ends) for ends in zip(*leaf, strict=True))) for leaf in zip(*parts, strict=True))
+    return tuple(
+        Difference(*(np.concatenate(ends) for ends in zip(*leaf, strict=True))) for leaf in zip(*parts, strict=True)
+    )
 
 
 def _walked(both: Networks, lower: np.ndarray, upper: np.ndarray) -> list[tuple[np.ndarray, ...]]:

@@ -177,7 +177,12 @@ def through_activation(form: Form, lines: Pairs, noise: Pairs, sample: Any) -> t
 def through_larger(form: Form, lines: Pairs, noise: Pairs, sample: Any) -> tuple[Form, Form, Any]:
     """`max(a, b) = relu(a - b) + b`: forms of `a` and of `b`."""
     first, value = through_activation(form, lines, noise, sample)
-    second = Form(*(a if f is None else None if a is None and f is None else -f if a is None else a - f for a, f in zip(form, first, strict=True)))
+    second = Form(
+        *(
+            a if f is None else None if a is None and f is None else -f if a is None else a - f
+            for a, f in zip(form, first, strict=True)
+        )
+    )
     return first, second, value
 
 

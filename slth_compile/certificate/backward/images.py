@@ -27,7 +27,8 @@ def image(walk: Walk, k: int) -> Pair:
         case n.Prelu():
             return propagate.bent(operands[0], pointwise.prelu_interval(node))
         case Take():
-            return Pair(*(None if v is None else v.each(lambda a: taken(a, node)) for v in operands[0]))
+            x, d = operands[0]
+            return Pair(_taken(x, node), None if d is None else _taken(d, node))
         case Larger():
             return _larger(walk.between[k], *operands)
         case _:
@@ -45,12 +46,16 @@ def difference_of(operands: Sequence[Pair]) -> Pair:
     return Pair(minus(a.x, b.x), None if a.d is None or b.d is None else minus(a.d, b.d))
 
 
-def taken(values: Any, node: Take) -> Any:
-    """The elements of an array that a `Take` takes."""
-    for axis, indices in enumerate(node.indices):
-        if indices is not None:
-            values = values[(slice(None),) * axis + (np.asarray(indices),)]
-    return values
+def _taken(values: e.Interval, node: Take) -> e.Interval:
+    """The elements that a `Take` takes."""
+
+    def each(array: Any) -> Any:
+        for axis, indices in enumerate(node.indices):
+            if indices is not None:
+                array = array[(slice(None),) * axis + (np.asarray(indices),)]
+        return array
+
+    return values.each(each)
 
 
 def _larger(y: Pair, a: Pair, b: Pair) -> Pair:

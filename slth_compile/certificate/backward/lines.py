@@ -6,8 +6,6 @@ import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from slth_compile.certificate.enclosure import Interval, library
 from slth_compile.certificate.relaxations import rise, steepened
 from slth_compile.certificate.rounding import TINY, UNIT_ROUNDOFF, down, up
@@ -105,8 +103,16 @@ def difference_planes(
     tops, bottoms = ([rise(at, end, slope, up) for at, end in zip(line, d, strict=True)] for line in ends)
     rises, falls = xp.maximum(dl, 0.0), xp.minimum(du, 0.0)
     left, right = (1 - slope) / xp.maximum(-yl, TINY), (1 - slope) / xp.maximum(yu, TINY)
-    uppers = [(flat, xp.clip((tops[1] - tops[0]) / width, slope, 1.0)), (rises * left, flat + 1.0), (falls * right, flat + slope)]
-    lowers = [(flat, xp.clip((bottoms[1] - bottoms[0]) / width, slope, 1.0)), (falls * left, flat + 1.0), (rises * right, flat + slope)]
+    uppers = [
+        (flat, xp.clip((tops[1] - tops[0]) / width, slope, 1.0)),
+        (rises * left, flat + 1.0),
+        (falls * right, flat + slope),
+    ]
+    lowers = [
+        (flat, xp.clip((bottoms[1] - bottoms[0]) / width, slope, 1.0)),
+        (falls * left, flat + 1.0),
+        (rises * right, flat + slope),
+    ]
     middle = 0.5 * yl + 0.5 * yu, 0.5 * dl + 0.5 * du
     margin = _PREFERENCE * xp.maximum(rises, -falls)
     upper = _nearest([(*settled(*plane), above(*settled(*plane))) for plane in uppers], middle, margin, 1.0)

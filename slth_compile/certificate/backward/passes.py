@@ -42,9 +42,7 @@ class Start:
     difference: bool
 
 
-def upper_bounds(
-    walk: Walk, start: Start, elements: np.ndarray, samples: np.ndarray, signs: np.ndarray
-) -> np.ndarray:
+def upper_bounds(walk: Walk, start: Start, elements: np.ndarray, samples: np.ndarray, signs: np.ndarray) -> np.ndarray:
     """Upper bounds of `sign * v`, `v` the element of a sample that each row names, `(rows,)`.
 
     Args:

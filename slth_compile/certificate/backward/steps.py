@@ -15,7 +15,6 @@ from slth_compile.certificate import lines as smooth
 from slth_compile.certificate import propagate
 from slth_compile.certificate.backward import forms as f
 from slth_compile.certificate.backward import noise as noises
-from slth_compile.certificate.backward.images import taken
 from slth_compile.certificate.backward.layers import geometry_of
 from slth_compile.certificate.backward.lines import (
     Lines,
@@ -81,7 +80,7 @@ def noise_on_device(noise: Noise) -> f.Pairs:
 
 def _layer(walk: Walk, k: int, node: n.Weighted) -> Back:
     (operand,) = node.inputs
-    layer, x, d = walk.both.pairs[k], *walk.pairs[operand]
+    layer, (x, d) = walk.both.pairs[k], walk.pairs[operand]
     kernels, moves, shapes = walk.both.kernels[k], d is not None, walk.both.net.shapes
     geometry, size = geometry_of(node, shapes[operand]), magnitudes(x, d)
     noise = noise_on_device(noises.layer_noise(layer, size, moves, math.prod(shapes[k])))
@@ -139,7 +138,7 @@ def _affine(node: n.Affine, operand: Pair) -> Back:
     scale = np.asarray(1.0 if node.scale is None else node.scale, np.float64)
     shift = np.asarray(0.0 if node.shift is None else node.shift, np.float64)
     columns = [v if v.ndim == 0 else v[:, None] for v in (scale, shift)]
-    noise = noise_on_device(noises.scale_noise(*columns, magnitudes(*operand)))
+    noise = noise_on_device(noises.scale_noise(columns[0], columns[1], magnitudes(*operand)))
     scale, shift = jnp.asarray(scale), jnp.asarray(shift)
     return lambda form, sample: _one(i, f.through_scale(form, scale, shift, noise, sample))
 
@@ -179,7 +178,9 @@ def _linear(walk: Walk, k: int, node: n.Node) -> Back:
         if isinstance(node, Take):
             size = magnitudes(*walk.pairs[k])
         else:
-            apart = propagate.unweighted(propagate.Operation(node), [Pair(*(e.Interval(m, m) for m in (size.x, size.d)))])
+            apart = propagate.unweighted(
+                propagate.Operation(node), [Pair(*(e.Interval(m, m) for m in (size.x, size.d)))]
+            )
             assert apart.d is not None
             size = Magnitudes(apart.d.upper, apart.x.upper, up(apart.d.upper + apart.x.upper))
         noise = noise_on_device(noises.sum_noise(size, terms))
@@ -237,6 +238,3 @@ def _lines_on_device(d: Planes | None, x: Lines) -> f.Pairs:
 def _one(operand: int, found: tuple[f.Form, Any]) -> Any:
     form, value = found
     return [(operand, form)], value
-
-
-__all__ = ["noise_on_device", "on_device", "reach_of", "step_back", "taken"]
