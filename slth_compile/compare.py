@@ -27,7 +27,7 @@ from slth_compile.graph.check import check
 from slth_compile.graph.evaluate import LayerWeights, evaluate
 from slth_compile.graph.graph import Graph
 from slth_compile.graph.nodes import Weighted
-from slth_compile.progress import Progress, silent
+from slth_compile.progress import Progress, part_of, silent
 from slth_compile.report.comparison import Comparison, LayerChange, Rung, Statistical
 from slth_compile.request import Domains, domains_of, shape_of
 from slth_compile.summarise import describe, platform_text
@@ -90,11 +90,12 @@ def certify(
     domains = tuple(d.with_shape(pair.graph.input_shape) for d in domains)
     errors = [pair.errors_on(domain) for domain in domains]
     held_out = None if data is None else _held_out(pair.graph, data)
-    rungs = []
+    rungs, done, total = [], 0, sum(d.count for d in domains)
     for index, d in enumerate(domains):
-        progress("certify", index, len(domains))
-        rungs.append(_rung(pair, errors[index], d, attack, progress))
-    progress("certify", len(domains), len(domains))
+        progress("certify", done, total)
+        rungs.append(_rung(pair, errors[index], d, attack, part_of(progress, "certify", done, total)))
+        done += d.count
+    progress("certify", total, total)
     return Comparison(
         first=names[0],
         second=names[1],

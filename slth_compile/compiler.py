@@ -28,7 +28,7 @@ from slth_compile.graph.evaluate import ArrayLike, target_weights
 from slth_compile.graph.graph import Graph, target_digest
 from slth_compile.plan.plan import Plan, plan
 from slth_compile.processes import by_first, is_first
-from slth_compile.progress import Progress, silent
+from slth_compile.progress import Progress, part_of, silent
 from slth_compile.report.summary import AttackRow, Measured
 from slth_compile.request import Domains, calibration_inputs, checked_request, refuse_objective, refuse_seed
 from slth_compile.source.layout import CLOSEST
@@ -192,12 +192,14 @@ def _certify(
     graph: Graph, errors: Any, domains: Sequence[Domain], progress: Progress
 ) -> Iterator[tuple[Certificate, float]]:
     """Every domain's certificate, and the seconds it took."""
+    done, total = 0, sum(domain.count for domain in domains)
     for index, domain in enumerate(domains):
-        progress("certify", index, len(domains))
+        progress("certify", done, total)
         start = time.perf_counter()
-        certificate = certify_domain(graph, errors, domain, index, progress)
+        certificate = certify_domain(graph, errors, domain, index, part_of(progress, "certify", done, total))
         yield certificate, round(time.perf_counter() - start, 3)
-    progress("certify", len(domains), len(domains))
+        done += domain.count
+    progress("certify", total, total)
 
 
 def _measure(

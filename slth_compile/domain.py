@@ -40,6 +40,11 @@ class Box:
             raise InputError(f"domain: the box has shape {self.shape}, the model's input has shape {shape}")
         return Box(_spread(self.lower, shape), _spread(self.upper, shape), shape)
 
+    @property
+    def count(self) -> int:
+        """Regions: one."""
+        return 1
+
     def regions(self) -> tuple[np.ndarray, np.ndarray]:
         """One region: `(lower, upper)`, float64, each of shape `(1, *shape)`."""
         assert self.shape is not None
@@ -69,6 +74,11 @@ class Points:
         """The same points, checked against the model's input shape."""
         _require_shape(self.x, shape)
         return self
+
+    @property
+    def count(self) -> int:
+        """Regions: one a sample."""
+        return len(self.x)
 
     def regions(self) -> tuple[np.ndarray, np.ndarray]:
         """One region a sample: `(x, x)` in float64."""
@@ -116,6 +126,11 @@ class Balls:
             lower=_spread(self.lower, shape),
             upper=_spread(self.upper, shape),
         )
+
+    @property
+    def count(self) -> int:
+        """Regions: one a sample."""
+        return len(self.x)
 
     def regions(self) -> tuple[np.ndarray, np.ndarray]:
         """One region a sample: `(lower, upper)`, float64, rounded outward."""

@@ -14,3 +14,15 @@ class Progress(Protocol):
 
 def silent(stage: str, done: int, total: int) -> None:
     """Shows nothing."""
+
+
+def part_of(progress: Progress, stage: str, before: int, total: int) -> Progress:
+    """Advances `stage`, of `total` steps of which `before` are done, by whatever a part of it reports.
+
+    Args:
+        progress: Called with the whole.
+        stage: Its name, whatever the part calls itself.
+        before: Steps done when the part begins.
+        total: Steps of the whole.
+    """
+    return lambda _, done, __: progress(stage, before + done, total)

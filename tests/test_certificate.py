@@ -7,6 +7,7 @@ import pytest
 
 from slth_compile.certificate import certificate
 from slth_compile.certificate.difference import Difference, LayerErrors
+from slth_compile.certificate.engine import Enclosed
 from slth_compile.domain import Box, Points
 from slth_compile.graph import nodes as n
 from slth_compile.graph.graph import Graph
@@ -15,9 +16,9 @@ from slth_compile.graph.graph import Graph
 def test_a_certificate_rounded_to_nearest_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     value = 0.12345678901234
     leaf = Difference(*(np.full((1, 1), v) for v in (value, value, 0.0, 0.0)))
-    assert certificate.certificate_of([leaf], "points", 0).bound >= value
+    assert certificate.certificate_of(Enclosed((leaf,), "points"), "points", 0).bound >= value
     monkeypatch.setattr(certificate, "published_up", lambda v: float(f"{v:.9e}"))
-    assert certificate.certificate_of([leaf], "points", 0).bound < value
+    assert certificate.certificate_of(Enclosed((leaf,), "points"), "points", 0).bound < value
 
 
 def _line() -> tuple[Graph, dict[int, LayerErrors]]:

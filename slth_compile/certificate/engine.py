@@ -65,7 +65,7 @@ def enclose(
     plain = bound_difference(graph, errors, *regions)
     if domain.kind == "points":
         return Enclosed(plain, "points")
-    if _work(graph, len(regions[0])) > LARGEST_WORK or (replayed and not _is_replayed(graph)):
+    if _work(graph, domain.count) > LARGEST_WORK or (replayed and not _is_replayed(graph)):
         return Enclosed(plain, "interval")
     close = bound_difference_backward(graph, errors, *regions, progress=progress)
     return Enclosed(close, "backward") if _largest(close) < _largest(plain) else Enclosed(plain, "interval")

@@ -54,7 +54,8 @@ def bound_difference_backward(
         One `Difference` an output leaf.
     """
     lower, upper = without_subnormals(np.asarray(lower, np.float64), np.asarray(upper, np.float64))
-    both = networks_of(graph, errors)
+    with np.errstate(all="ignore"):
+        both = networks_of(graph, errors)
     together = TOGETHER if sum(math.prod(shape) for shape in both.net.shapes) <= SMALL else 1
     parts = []
     for start in range(0, len(lower), together):

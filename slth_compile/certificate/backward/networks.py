@@ -15,10 +15,10 @@ from slth_compile.certificate.difference import LayerErrors, layer_arrays
 from slth_compile.graph import nodes as n
 from slth_compile.graph.graph import Graph
 
-CHUNK_BYTES = 2**26
-"""Memory for the coefficients of one node, all rows of a chunk together."""
+CHUNK_BYTES = 2**23
+"""Memory for the coefficients of one node, all rows of a chunk together: what the caches hold, and malloc keeps."""
 
-MOST_ROWS, FEWEST_ROWS = 4096, 16
+MOST_ROWS, FEWEST_ROWS = 1024, 16
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
