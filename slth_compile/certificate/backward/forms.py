@@ -195,6 +195,20 @@ def through_scale(form: Form, scale: Any, shift: Any, noise: Pairs, sample: Any)
     return Form(*(None if a is None else a * _column(scale, a.ndim) for a in form)), value
 
 
+@jax.jit
+def through_take(form: Form, matrices: tuple[Any, ...], noise: Pairs, sample: Any) -> tuple[Form, Any]:
+    """Elements taken along axes: one matrix of zeros and ones for each, `(size before, size after)`, or None."""
+
+    def put(a: Any) -> Any:
+        for axis, matrix in enumerate(matrices):
+            if matrix is not None:
+                product = jnp.tensordot(matrix, a, (1, axis), precision=lax.Precision.HIGHEST)
+                a = jnp.moveaxis(product, 0, axis)
+        return a
+
+    return Form(*(None if a is None else put(a) for a in form)), charged(form, noise, sample)
+
+
 class Linear:
     """A linear map of arrays with one trailing axis, to be transposed; programs are shared by equal keys."""
 

@@ -18,7 +18,7 @@ from slth_compile.graph.graph import Graph
 CHUNK_BYTES = 2**23
 """Memory for the coefficients of one node, all rows of a chunk together: what the caches hold, and malloc keeps."""
 
-MOST_ROWS, FEWEST_ROWS = 1024, 16
+MOST_ROWS, FEWEST_ROWS = 256, 16
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

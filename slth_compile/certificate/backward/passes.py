@@ -54,23 +54,19 @@ def upper_bounds(walk: Walk, start: Start, elements: np.ndarray, samples: np.nda
     """
     places = _places(walk.both.net.shapes[start.node])[elements]
     reaches = [None] * len(walk.pairs)
-    jobs, at, many = [], 0, walk.both.rows
-    few = max(16, many // 8)
-    while at < len(elements):
-        jobs.append((at, many if len(elements) - at > 2 * few else few))
-        at += jobs[-1][1]
+    size = walk.both.rows
 
-    def run(job: tuple[int, int]) -> np.ndarray:
-        first, size = job
+    def run(first: int) -> np.ndarray:
         rows = np.minimum(np.arange(first, first + size), len(elements) - 1)
         with jax.enable_x64(True):
             row = _Rows(*(jnp.asarray(v[rows]) for v in (places.astype(np.int32), samples.astype(np.int32), signs)))
             return np.asarray(_pass(walk, start, row, reaches))[: len(elements) - first]
 
-    found = [run(jobs[0])]
-    if len(jobs) > 1:
+    # The first chunk alone, so that nothing is compiled twice.
+    found = [run(0)]
+    if len(elements) > size:
         with ThreadPoolExecutor(THREADS) as pool:
-            found += pool.map(run, jobs[1:])
+            found += pool.map(run, range(size, len(elements), size))
     return np.concatenate(found)
 
 

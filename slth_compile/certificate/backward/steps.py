@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any
 
@@ -49,6 +48,8 @@ def step_back(walk: Walk, k: int) -> Back:
             return _concatenate(walk, k, node)
         case n.Multiply():
             return _stop(walk.pairs[k])
+        case Take():
+            return _take(walk, k, node)
         case _ if isinstance(node, ACTIVATIONS):
             return _activation(node, operands[0])
         case _:
@@ -169,21 +170,35 @@ def _stop(pair: Pair) -> Back:
     return lambda form, sample: ([], f.reached(form, reach, sample))
 
 
+def _take(walk: Walk, k: int, node: Take) -> Back:
+    """Elements go back to where they were taken from; matrices, so that all taps of a pool share a program."""
+    (i,) = node.inputs
+    matrices: list[Any] = []
+    for axis, indices in enumerate(node.indices):
+        chosen = None
+        if indices is not None:
+            chosen = np.zeros((walk.both.net.shapes[i][axis], len(indices)))
+            chosen[np.asarray(indices), np.arange(len(indices))] = 1
+        matrices.append(None if chosen is None else jnp.asarray(chosen))
+    # In the order of forms.
+    placed = (*matrices[-1:], *matrices[:-1])
+    repeats = math.prod(int(np.bincount(indices).max()) for indices in node.indices if indices is not None)
+    noise = noise_on_device(noises.sum_noise(magnitudes(*walk.pairs[k]), repeats))
+    return lambda form, sample: _one(i, f.through_take(form, placed, noise, sample))
+
+
 def _linear(walk: Walk, k: int, node: n.Node) -> Back:
     (i,) = node.inputs
     linear, terms = _linear_map(node, walk.both.net.shapes[i])
     noise = None
     if terms > 1:
         size = magnitudes(*walk.pairs[i])
-        if isinstance(node, Take):
-            size = magnitudes(*walk.pairs[k])
-        else:
-            apart = propagate.unweighted(
-                propagate.Operation(node), [Pair(*(e.Interval(m, m) for m in (size.x, size.d)))]
-            )
-            assert apart.d is not None
-            size = Magnitudes(apart.d.upper, apart.x.upper, up(apart.d.upper + apart.x.upper))
-        noise = noise_on_device(noises.sum_noise(size, terms))
+        parts = Pair(*(e.Interval(m, m) for m in (size.x, size.d)))
+        apart = propagate.unweighted(propagate.Operation(node), [parts])
+        assert apart.d is not None
+        noise = noise_on_device(
+            noises.sum_noise(Magnitudes(apart.d.upper, apart.x.upper, up(apart.d.upper + apart.x.upper)), terms)
+        )
     return lambda form, sample: _one(i, f.through_linear(linear, form, noise, sample))
 
 
@@ -191,9 +206,6 @@ def _linear_map(node: n.Node, shape: tuple[int, ...]) -> tuple[f.Linear, int]:
     """The node as a map of arrays with one trailing axis, channels last, and how many terms its transpose adds up."""
     operation = propagate.Operation(node)
     match node:
-        case Take():
-            repeats = math.prod(int(np.bincount(i).max()) for i in node.indices if i is not None)
-            return f.Linear(operation, functools.partial(_taken_by_steps, node=node), shape), repeats
         case n.AveragePool():
             window, counts = propagate.window_of(node), pool_counts(node, shape)[..., None]
 
@@ -207,22 +219,6 @@ def _linear_map(node: n.Node, shape: tuple[int, ...]) -> tuple[f.Linear, int]:
             return f.Linear(operation, lambda v: v.sum(axes) * (1.0 / terms), shape), 2 * terms
         case _:
             return f.Linear(operation, lambda v: propagate.rearranged(node, v), shape), 1
-
-
-def _taken_by_steps(values: Any, node: Take) -> Any:
-    """Slices where the indices advance evenly: their transposes are pads, a gather's is a scatter."""
-    for axis, indices in enumerate(node.indices):
-        if indices is None:
-            continue
-        steps = {int(step) for step in np.diff(indices)} or {1}
-        if len(steps) == 1 and min(steps) > 0:
-            values = jax.lax.slice_in_dim(values, indices[0], indices[-1] + 1, steps.pop(), axis)
-        else:
-            chosen = np.zeros((len(indices), values.shape[axis]))
-            chosen[np.arange(len(indices)), indices] = 1
-            product = jnp.tensordot(jnp.asarray(chosen, values.dtype), values, (1, axis), precision="highest")
-            values = jnp.moveaxis(product, 0, axis)
-    return values
 
 
 def _summed(walk: Walk, k: int) -> Magnitudes:
