@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from slth_compile.compare import certify as certify
     from slth_compile.compiled import Compiled as Compiled
     from slth_compile.compiler import compile as compile
     from slth_compile.compiler import dry_run as dry_run
@@ -22,10 +23,13 @@ if TYPE_CHECKING:
     from slth_compile.errors import UnreachableError as UnreachableError
     from slth_compile.errors import UnsupportedModelError as UnsupportedModelError
     from slth_compile.errors import VerificationError as VerificationError
+    from slth_compile.report.comparison import Comparison as Comparison
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "certify": "compare",
+    "Comparison": "report.comparison",
     "compile": "compiler",
     "dry_run": "compiler",
     "load": "compiler",

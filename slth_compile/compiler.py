@@ -116,11 +116,13 @@ def compile(
         with clock("certify"):
             layers = effective_layers(folded, ticket)
             errors = weight_errors(folded, ticket, layers)
-            certificates = tuple(_certify(folded, errors, domains, progress))
+            certified = list(_certify(folded, errors, domains, progress))
+            certificates = tuple(certificate for certificate, _ in certified)
             _refuse_above(certificates, asked.eps)
         none = _nothing_measured(domains)
         found = Compiled(graph, folded, planned, ticket, layers, errors, domains, certificates, none)
         measured = _measure(found, evaluate, literal, attack, clock, progress)
+        measured = dataclasses.replace(measured, bound_seconds=tuple(seconds for _, seconds in certified))
         found = dataclasses.replace(found, measured=measured)
         by_first(lambda: None if workspace is None else workspace.finish(found.files()))
     except OSError as error:
@@ -173,10 +175,15 @@ def verify(directory: str | os.PathLike[str], **options: Any) -> checker.Verdict
         return checker.verify(directory, **options)
 
 
-def _certify(graph: Graph, errors: Any, domains: Sequence[Domain], progress: Progress) -> Iterator[Certificate]:
+def _certify(
+    graph: Graph, errors: Any, domains: Sequence[Domain], progress: Progress
+) -> Iterator[tuple[Certificate, float]]:
+    """Every domain's certificate, and the seconds it took."""
     for index, domain in enumerate(domains):
         progress("certify", index, len(domains))
-        yield certify_domain(graph, errors, domain, index)
+        start = time.perf_counter()
+        certificate = certify_domain(graph, errors, domain, index)
+        yield certificate, round(time.perf_counter() - start, 3)
     progress("certify", len(domains), len(domains))
 
 

@@ -76,7 +76,13 @@ def quality(
 
 
 def largest_output(graph: Graph, domain: Domain, samples: int = 256) -> float:
-    """Largest |output| of the target over the centres of some regions of a domain and random inputs of them."""
+    """Largest |output| of the target seen on a domain; see `output_range`."""
+    low, high = output_range(graph, domain, samples)
+    return max(-low, high)
+
+
+def output_range(graph: Graph, domain: Domain, samples: int = 256) -> tuple[float, float]:
+    """Least and largest output of the target over the centres of some regions of a domain and random inputs of them."""
     lower, upper = domain.regions()
     rows = np.unique(np.linspace(0, len(lower) - 1, min(samples, len(lower))).astype(np.int64))
     generator = np.random.default_rng(0)
@@ -88,13 +94,15 @@ def largest_output(graph: Graph, domain: Domain, samples: int = 256) -> float:
         values = activations(graph, x)
         return [values[i] for i in graph.outputs]
 
-    largest = 0.0
+    low, high = math.inf, -math.inf
     draws = 1 if np.array_equal(lower, upper) else max(1, samples // len(rows))
     for draw in range(draws):
         share = 0.5 if draw == 0 else generator.random((len(rows), *lower.shape[1:]))
         x = (lower[rows] + share * (upper[rows] - lower[rows])).astype(np.float32)
-        largest = max(largest, *(float(np.max(np.abs(out))) for out in function(x)))
-    return largest
+        outputs = function(x)
+        low = min(low, *(float(np.min(out)) for out in outputs))
+        high = max(high, *(float(np.max(out)) for out in outputs))
+    return low, high
 
 
 def _metric(y: np.ndarray) -> str:

@@ -56,8 +56,8 @@ def checked_request(
     value, relative = _parse_eps(eps)
     if not isinstance(delta, float | int) or not 0 < delta < 1:
         raise InputError(f"delta is {delta!r}; expected a probability between 0 and 1")
-    domains = _as_tuple(domain)
-    graph = check(import_model(target_model, input_shape or _shape_of(domains), batch_axis=batch_axis))
+    domains = domains_of(domain)
+    graph = check(import_model(target_model, input_shape or shape_of(domains), batch_axis=batch_axis))
     folded = fold(graph)
     domains = tuple(d.with_shape(graph.input_shape) for d in domains or (Box(0.0, 1.0),))
     if relative:
@@ -98,7 +98,12 @@ def _parse_eps(eps: float | str) -> tuple[float, bool]:
     return value, relative
 
 
-def _as_tuple(domain: Domains | None) -> tuple[Domain, ...]:
+def domains_of(domain: Domains | None) -> tuple[Domain, ...]:
+    """The domains asked for, none where `domain` is None.
+
+    Raises:
+        InputError: Something that is no domain, or an empty list.
+    """
     if domain is None:
         return ()
     domains = tuple(domain) if isinstance(domain, list | tuple) else (domain,)
@@ -107,7 +112,8 @@ def _as_tuple(domain: Domains | None) -> tuple[Domain, ...]:
     return tuple(require_domain(d) for d in domains)
 
 
-def _shape_of(domains: Sequence[Domain]) -> tuple[int, ...] | None:
+def shape_of(domains: Sequence[Domain]) -> tuple[int, ...] | None:
+    """The input shape that the first domain with one tells."""
     for domain in domains:
         if isinstance(domain, Box):
             bounds = [np.shape(domain.lower), np.shape(domain.upper)]

@@ -13,6 +13,7 @@ import numpy as np
 
 from slth_compile.certificate.certificate import Certificate
 from slth_compile.certificate.difference import LayerErrors
+from slth_compile.certificate.engine import ARITHMETIC
 from slth_compile.certificate.weight_errors import largest_error
 from slth_compile.constructions.da_cunha import BIAS
 from slth_compile.domain import Balls, Box, Domain, Points
@@ -76,9 +77,16 @@ def summarise(
                 lower=certificate.lower,
                 attack=attack,
                 largest_output=largest,
+                arithmetic=ARITHMETIC,
+                seconds=seconds,
             )
-            for domain, certificate, attack, largest in zip(
-                domains, certificates, measured.attacks, measured.largest_outputs, strict=True
+            for domain, certificate, attack, largest, seconds in zip(
+                domains,
+                certificates,
+                measured.attacks,
+                measured.largest_outputs,
+                measured.bound_seconds or (None,) * len(certificates),
+                strict=True,
             )
         ),
         mask_bytes=len(masks),
@@ -115,6 +123,7 @@ def measured_from_json(plain: Mapping[str, Any]) -> Measured:
         largest_outputs=tuple(plain["largest_outputs"]),
         evaluation=None if plain["evaluation"] is None else Evaluation(**plain["evaluation"]),
         platform=plain["platform"],
+        bound_seconds=tuple(plain.get("bound_seconds", ())),
     )
 
 

@@ -39,6 +39,7 @@ class Attack:
         inputs: How many inputs were evaluated on the way.
         attacked: How many output elements were maximised one by one.
         outputs: How many there are; attacks leave out the smallest beyond `MAX_OUTPUTS`.
+        per_output: The largest difference seen of every output element, one float64 array a leaf.
     """
 
     value: float
@@ -49,6 +50,7 @@ class Attack:
     inputs: int
     attacked: int
     outputs: int
+    per_output: tuple[np.ndarray, ...]
 
 
 def attack(
@@ -64,7 +66,8 @@ def attack(
 ) -> Attack:
     """The largest difference of two networks of one graph that sign gradient steps find in a domain.
 
-    Every output element is maximised and minimised from every start,
+    Every output element is maximised and minimised from every start, in every ball or in those `samples` whose centres
+    show most,
 
         x <- clip(x + r_k (upper - lower) sign(gradient)),   r_k falling linearly from 1/4 to 0.
 
@@ -78,7 +81,7 @@ def attack(
         steps: Gradient steps from every start.
         restarts: Starts in every region; the first is its centre.
         seed: Of the other starts.
-        samples: Balls to attack, spread over the domain's.
+        samples: Most balls to attack; the centres of all are evaluated.
     """
     clips = tuple({i: w.clip for i, w in weights.items()} for weights in (target_weights, ticket_weights))
     lower, upper = domain.regions()
@@ -94,9 +97,14 @@ def attack(
         difference = jax.jit(functools.partial(_difference, graph, clips))
         if isinstance(domain, Points):
             return _best(graph, difference, weights, lower, steps=0, restarts=0, inputs=len(lower), attacked=None)
+        starts = np.empty((0, *lower.shape[1:]))
         if isinstance(domain, Balls):
-            chosen = np.unique(np.linspace(0, len(lower) - 1, samples).round().astype(int))
+            # The centres of all balls, and the balls in which they show most.
+            starts = np.clip(lower + 0.5 * (upper - lower), lower, upper)
+            seen = [np.abs(np.asarray(difference(weights, rows))).max(axis=1) for rows in _chunks(starts)]
+            chosen = np.sort(np.argsort(-np.nan_to_num(np.concatenate(seen)), kind="stable")[:samples])
             lower, upper = lower[chosen], upper[chosen]
+        ends = [starts]
         share = np.random.default_rng(seed).uniform(size=(restarts, *lower.shape))
         share[0] = 0.5
         starts = np.clip(lower + share * (upper - lower), lower, upper).reshape(-1, *lower.shape[1:])
@@ -105,11 +113,11 @@ def attack(
         picks = np.sort(np.argsort(seen.max(axis=0))[::-1][:MAX_OUTPUTS])
         climb = jax.jit(functools.partial(_climb, graph, clips, steps))
         chunks = list(zip(*map(_chunks, (starts, lows, highs)), strict=True))
-        ends = [starts]
+        ends.append(starts)
         for pick in picks:
             for sign in (1.0, -1.0):
                 ends += [np.asarray(climb(weights, *rows, pick, sign)) for rows in chunks]
-        inputs = len(starts) * (1 + 2 * len(picks) * (steps + 1))
+        inputs = len(ends[0]) + len(starts) * (1 + 2 * len(picks) * (steps + 1))
         found = np.concatenate(ends)
         return _best(
             graph, difference, weights, found, steps=steps, restarts=restarts, inputs=inputs, attacked=len(picks)
@@ -178,14 +186,18 @@ def _best(
 ) -> Attack:
     """The row of `x`, and the output element, with the largest difference."""
     best, where, at = -1.0, 0, x[0]
+    elements: list[np.ndarray] = []
     for rows in _chunks(x):
         seen = np.nan_to_num(np.abs(np.asarray(difference(weights, rows))), nan=0.0)
+        elements.append(seen.max(axis=0))
         row, element = np.unravel_index(np.argmax(seen), seen.shape)
         if seen[row, element] > best:
             best, where, at = float(seen[row, element]), int(element), rows[row]
-    sizes = [math.prod(graph.shapes[i]) for i in graph.outputs]
+    shapes = [graph.shapes[i] for i in graph.outputs]
+    sizes = [math.prod(shape) for shape in shapes]
+    leaves = np.split(np.max(elements, axis=0), np.cumsum(sizes)[:-1])
     leaf = int(np.searchsorted(np.cumsum(sizes), where, side="right"))
-    index = np.unravel_index(where - sum(sizes[:leaf]), graph.shapes[graph.outputs[leaf]])
+    index = np.unravel_index(where - sum(sizes[:leaf]), shapes[leaf])
     count = sum(sizes)
     return Attack(
         value=best,
@@ -196,4 +208,5 @@ def _best(
         inputs=inputs,
         attacked=count if attacked is None else attacked,
         outputs=count,
+        per_output=tuple(part.reshape(shape) for part, shape in zip(leaves, shapes, strict=True)),
     )

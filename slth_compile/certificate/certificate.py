@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from slth_compile.certificate.difference import Difference, LayerErrors, bound_difference
+from slth_compile.certificate import engine
+from slth_compile.certificate.difference import Difference, LayerErrors
 from slth_compile.certificate.rounding import down, published_down, published_up, up
 from slth_compile.domain import Domain
 from slth_compile.graph.graph import Graph
@@ -68,7 +69,7 @@ def certify_domain(graph: Graph, errors: Mapping[int, LayerErrors], domain: Doma
         domain: The inputs.
         index: The domain's place in the ticket's list.
     """
-    return certificate_of(bound_difference(graph, errors, *domain.regions()), domain.kind, index)
+    return certificate_of(engine.enclose(graph, errors, domain), domain.kind, index)
 
 
 def certificate_of(differences: Sequence[Difference], kind: str, index: int) -> Certificate:
@@ -95,5 +96,4 @@ def certificate_of(differences: Sequence[Difference], kind: str, index: int) -> 
             nearest = np.maximum(np.maximum(leaf.lower, -leaf.upper), 0.0)
             lowest = max(lowest, float(np.nan_to_num(down(nearest - width), nan=0.0).max()))
     bound = max(float(leaf.max()) for leaf in per_output)
-    method = "points" if points else "interval"
-    return Certificate(index, kind, method, bound, published_down(lowest), tuple(per_output))
+    return Certificate(index, kind, engine.METHODS[kind], bound, published_down(lowest), tuple(per_output))

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
-from collections.abc import Sequence
 from html import escape
 
-from slth_compile.errors import InputError
 from slth_compile.lab import statements
 from slth_compile.lab.finding import Finding
 from slth_compile.lab.plot import render
 from slth_compile.lab.table import finding_json, rows, sentences, with_interval
+from slth_compile.report.files import write_whole
 
 ENDINGS = (".png", ".svg", ".html", ".json")
 
@@ -22,25 +20,6 @@ _STYLE = (
     "svg{width:100%;height:auto}.wide{overflow-x:auto}table{border-collapse:collapse;font-size:.8rem}"
     "th,td{padding:.25rem .7rem;text-align:right;border-bottom:1px solid #d9dde3;white-space:nowrap}"
 )
-
-
-def require_writable(paths: Sequence[pathlib.Path], force: bool) -> None:
-    """Returns where every file can be written.
-
-    Raises:
-        InputError: An unknown ending, a missing folder, one path twice, or a file that exists, without `force`.
-    """
-    for path in paths:
-        if path.suffix.lower() not in ENDINGS:
-            raise InputError(f"--output {path}: the ending chooses the form; expected one of {', '.join(ENDINGS)}")
-        if not path.parent.is_dir():
-            raise InputError(f"--output {path}: there is no directory {path.parent}")
-        if path.is_dir():
-            raise InputError(f"--output {path}: is a directory, expected a file")
-        if path.exists() and not force:
-            raise InputError(f"{path} exists already; choose another --output, or replace it with --force")
-    if len({path.absolute() for path in paths}) < len(paths):
-        raise InputError("--output: the same file is named twice")
 
 
 def write(finding: Finding, path: pathlib.Path) -> None:
@@ -58,12 +37,7 @@ def write(finding: Finding, path: pathlib.Path) -> None:
             content = page(finding).encode()
         case _:
             content = (json.dumps(finding_json(finding), indent=1) + "\n").encode()
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    except OSError as error:
-        raise InputError(f"--output {path}: cannot be written ({error.strerror})") from None
+    write_whole(path, content)
 
 
 def page(finding: Finding) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
+from collections.abc import Callable, Mapping, Sequence
 
 import jinja2
 import markupsafe
 
 from slth_compile.report import numbers, plots, statements
-from slth_compile.report.content import sections
+from slth_compile.report.content import Section, sections
 from slth_compile.report.summary import Summary
 
 _PLOTS = {
@@ -19,8 +21,53 @@ _PLOTS = {
 }
 
 
+Tile = tuple[str, str, str]
+"""A figure of the first screen: label, figure, remark."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Page:
+    """What a page says above, around and below its sections.
+
+    Attributes:
+        title: Of the window.
+        eyebrow: A line above the headline.
+        headline: One sentence.
+        is_informative: Whether the headline says something of use.
+        identities: Label and digest of what the page is about.
+        tiles: The figures on the first screen.
+        sections: In reading order.
+        footer: Closing line, plain text.
+    """
+
+    title: str
+    eyebrow: str
+    headline: str
+    is_informative: bool
+    identities: Sequence[tuple[str, str]]
+    tiles: Sequence[Tile]
+    sections: Sequence[Section]
+    footer: str
+
+
 def render_html(summary: Summary) -> str:
     """The report as a self-contained page, plots inline, for phone, desktop, paper, light and dark."""
+    page = Page(
+        title=f"Ticket {summary.ticket_id[:12]} – slth_compile report",
+        eyebrow="slth_compile · strong lottery ticket",
+        headline=statements.headline(summary),
+        is_informative=statements.strongest(summary) is not None,
+        identities=[("Ticket", summary.ticket_id)],
+        tiles=_tiles(summary),
+        sections=sections(summary),
+        footer="Figures are rounded to the cautious side: bounds up, what an attack found down. All digits are in "
+        "certificate.json, manifest.json and stats.json.",
+    )
+    return render_page(page, {name: lambda plot=plot: plot(summary) for name, plot in _PLOTS.items()})
+
+
+def render_page(page: Page, plots: Mapping[str, Callable[[], str]]) -> str:
+    """A page with the plots that its sections name, each an SVG element."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("slth_compile.report"),
         autoescape=True,
@@ -28,13 +75,9 @@ def render_html(summary: Summary) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters["plot"] = lambda name: markupsafe.Markup(_PLOTS[name](summary))
+    environment.filters["plot"] = lambda name: markupsafe.Markup(plots[name]())
     return environment.get_template("report.html.j2").render(
-        headline=_keep_intervals(statements.headline(summary)),
-        is_informative=statements.strongest(summary) is not None,
-        sections=sections(summary),
-        ticket_id=summary.ticket_id,
-        tiles=_tiles(summary),
+        page=dataclasses.replace(page, headline=_keep_intervals(page.headline))
     )
 
 
@@ -43,8 +86,8 @@ def _keep_intervals(text: str) -> str:
     return re.sub(r"\[[^\]]{0,20}\]", lambda interval: interval[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
 
 
-def _tiles(summary: Summary) -> list[tuple[str, str, str]]:
-    """Label, figure and remark of the figures on the first screen; the certified ones first, nothing planned."""
+def _tiles(summary: Summary) -> list[Tile]:
+    """The figures on the first screen; the certified ones first, nothing planned."""
     tiles = []
     row = statements.strongest(summary)
     if row is not None:

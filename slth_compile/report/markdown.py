@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import jinja2
 
 from slth_compile.report import statements
-from slth_compile.report.content import sections
+from slth_compile.report.content import Section, sections
 from slth_compile.report.summary import Summary
 from slth_compile.report.table import Cell, Table
 
@@ -18,10 +19,13 @@ _MARKUP = re.compile(r"[&<|`\\~$]|^[>#]|^[+-](?= )|\](?=[(\[:])|(?<!\w)_|_(?!\w)
 
 def render_markdown(summary: Summary) -> str:
     """The report as Markdown, with the tables of the page and without its plots."""
+    return render_text(f"Ticket {summary.ticket_id[:12]}", statements.headline(summary), sections(summary))
+
+
+def render_text(title: str, headline: str, parts: Sequence[Section]) -> str:
+    """A title, a sentence and sections as Markdown."""
     template = environment().get_template("report.md.j2")
-    return template.render(
-        headline=statements.headline(summary), sections=sections(summary), ticket_id=summary.ticket_id
-    )
+    return template.render(title=title, headline=headline, sections=parts)
 
 
 def environment() -> jinja2.Environment:

@@ -54,6 +54,7 @@ def certified(summary: Summary) -> Table:
             (
                 Cell(text=row.domain),
                 Cell(text=row.method),
+                Cell(text=row.arithmetic),
                 Cell(text=numbers.upper_bound(row.bound, summary.eps), exact=repr(row.bound), mark=mark),
                 Cell(text=numbers.given(summary.eps)),
                 rounded_down(row.lower) if row.kind == "points" else Cell(text="–"),
@@ -61,11 +62,13 @@ def certified(summary: Summary) -> Table:
                 Cell(text="–" if attack is None else numbers.ratio(row.bound, attack.value)),
                 Cell(text=statements.attack_evidence(row)),
                 rounded(row.largest_output),
+                Cell(text="–") if row.seconds is None else Cell(text=numbers.duration(row.seconds)),
             )
         )
     head = (
         "Domain",
         "Method",
+        "True for",
         "Certified bound",
         "Asked (eps)",
         "At least",
@@ -73,5 +76,6 @@ def certified(summary: Summary) -> Table:
         "Bound / attack",
         "Attack effort",
         "Largest target output",
+        "Time",
     )
-    return Table(caption="Certified bounds on |target − ticket|", head=head, rows=tuple(rows), words=(0, 1, 7))
+    return Table(caption="Certified bounds on |target − ticket|", head=head, rows=tuple(rows), words=(0, 1, 2, 8))

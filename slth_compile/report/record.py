@@ -21,12 +21,16 @@ def summary_json(summary: Summary) -> dict[str, Any]:
     """
     certified = [
         dataclasses.asdict(row)
-        | {"vacuous": statements.is_vacuous(row), "statement": statements.statement(row, summary.eps)}
+        | {
+            "ratio": row.ratio,
+            "vacuous": statements.is_vacuous(row),
+            "statement": statements.statement(row, summary.eps),
+        }
         for row in summary.certificates
     ]
     for row in certified:
         # What an attack or a sample finds is measured, and says so.
-        row["measured"] = {"attack": row.pop("attack"), "largest_output": row.pop("largest_output")}
+        row["measured"] = {name: row.pop(name) for name in ("attack", "ratio", "largest_output", "seconds")}
     measured = summary.measured
     record = {
         "ticket_id": summary.ticket_id,

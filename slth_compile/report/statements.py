@@ -125,7 +125,7 @@ def does_not_say(summary: Summary) -> list[str]:
         "Anything about inputs outside the listed domains.",
         "What float32 does: running the ticket on a device adds its own rounding error, which no bound here covers.",
         "Which class wins: the bound is on output values. The top class is sure to agree only where the target's "
-        "first output leads the second by more than twice the bound.",
+        "first output leads the second by more than twice the bound; certify proves it sample by sample.",
         "That the attack found the worst input: it gives a lower bound only, and finding little proves nothing.",
         "How likely this ticket is to be good: delta is a probability over seeds, stated before drawing.",
         "That anything became smaller or faster: the random network is far larger than the target and its sparsity is "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,10 +75,12 @@ class CertificateRow:
         domain: In words, such as `"360 points"` or `"box [0, 1]"`.
         kind: `"points"`, `"balls"` or `"box"`.
         method: How the bound was computed.
+        arithmetic: What it is true for.
         bound: Certified: no input of the domain and no output differs by more.
         lower: For points: the largest difference is at least this.
         attack: The attack's lower bound, None where none was run.
         largest_output: Largest |target output| seen over samples of the domain; a bound above it says nothing.
+        seconds: Wall time of the bound, None where it was not recorded.
     """
 
     domain: str
@@ -87,6 +90,15 @@ class CertificateRow:
     lower: float
     attack: AttackRow | None
     largest_output: float
+    arithmetic: str = "real arithmetic and exact weights"
+    seconds: float | None = None
+
+    @property
+    def ratio(self) -> float | None:
+        """`bound / attack`; None without a figure."""
+        if self.attack is None or self.attack.value == 0 or not math.isfinite(self.bound):
+            return None
+        return self.bound / self.attack.value
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -118,6 +130,7 @@ class Measured:
         largest_outputs: One entry a domain.
         evaluation: Where labelled data was given.
         platform: Versions and device, in words.
+        bound_seconds: Wall time of each domain's bound; empty where it was not recorded.
     """
 
     seconds: dict[str, float]
@@ -125,6 +138,7 @@ class Measured:
     largest_outputs: tuple[float, ...]
     evaluation: Evaluation | None
     platform: str
+    bound_seconds: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

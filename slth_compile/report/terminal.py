@@ -26,7 +26,11 @@ def render_terminal(summary: Summary) -> str:
         f"C_V = {summary.constant_v:.1f}, C_U = {summary.constant_u:.1f}",
     ]
     for row in summary.certificates:
-        seen = "" if row.attack is None else f"; attack {numbers.significant(row.attack.value)}"
+        seen = ""
+        if row.attack is not None:
+            ratio = numbers.ratio(row.bound, row.attack.value)
+            seen = f"; attack {numbers.significant(row.attack.value)}, ratio {ratio}"
+        seen += f"; {row.method}" + ("" if row.seconds is None else f", {numbers.duration(row.seconds)}")
         vacuous = " (vacuous)" if statements.is_vacuous(row) else ""
         bound = numbers.upper_bound(row.bound, summary.eps)
         if row.kind == "points":

@@ -19,7 +19,7 @@ from slth_compile.certificate import relaxations
 from slth_compile.certificate.backward import forms as f
 from slth_compile.certificate.backward import noise as noises
 from slth_compile.certificate.backward.layers import PairLayer, geometry_of, kernels_of, pair_layer
-from slth_compile.certificate.backward.lines import Lines, activation_lines, difference_lines, magnitude_lines
+from slth_compile.certificate.backward.lines import Lines, Planes, activation_lines, difference_planes, magnitude_lines
 from slth_compile.certificate.backward.noise import Magnitudes, magnitudes
 from slth_compile.certificate.backward.rewrite import Larger, Rewritten, Take, rewritten
 from slth_compile.certificate.difference import Difference, LayerErrors, layer_arrays
@@ -137,7 +137,9 @@ class _Run:
             operands = [forward.Pair(reads.x, reads.d)]
         pair = self._image(k, node, operands)
         self.nodes.append(_Node(*pair))
-        if all(i in self.first for i in node.inputs) and not isinstance(node, n.Convolution | n.Dense | Larger | n.Relu):
+        if all(i in self.first for i in node.inputs) and not isinstance(
+            node, n.Convolution | n.Dense | Larger | n.Relu
+        ):
             self.first.add(k)
         self.steps[k] = self._step(k, node)
         if k in self.net.outputs and not isinstance(node, n.Softmax | n.LogSoftmax):
@@ -171,9 +173,7 @@ class _Run:
         if a.d is None or b.d is None or y.d is None:
             image, _ = relaxations.maximum_image([a.x, b.x], None, None)
             return forward.Pair(_met(image, rest), None)
-        image, moved = relaxations.maximum_image(
-            [a.x, b.x], [a.d, b.d], [e.added(a.x, a.d), e.added(b.x, b.d)]
-        )
+        image, moved = relaxations.maximum_image([a.x, b.x], [a.d, b.d], [e.added(a.x, a.d), e.added(b.x, b.d)])
         assert moved is not None
         other = e.added(relaxations.activation_difference(y.x, y.d), b.d)
         return forward.Pair(_met(image, rest), _met(moved, other))
@@ -191,7 +191,7 @@ class _Run:
             case n.Relu() | n.LeakyRelu():
                 slope = node.slope if isinstance(node, n.LeakyRelu) else 0.0
                 lines_x = activation_lines(reads.x, slope)
-                lines_d = difference_lines(reads.x, reads.d, slope) if reads.d is not None else None
+                lines_d = difference_planes(reads.x, reads.d, slope) if reads.d is not None else None
                 noise = noises.activation_noise(lines_d, lines_x, size, exact=slope == 0.0)
                 lines, noise = _lines_up(lines_d, lines_x), _up(noise)
                 return lambda form, sample: _single(operand, f.through_activation(form, lines, noise, sample))
@@ -221,7 +221,9 @@ class _Run:
                     ends = np.cumsum([0, *sizes])
                     parts = []
                     for i, (low, high) in zip(node.inputs, zip(ends[:-1], ends[1:]), strict=True):
-                        cut = f.Form(*(None if a is None else jax.lax.slice_in_dim(a, low, high, axis=axis) for a in form))
+                        cut = f.Form(
+                            *(None if a is None else jax.lax.slice_in_dim(a, low, high, axis=axis) for a in form)
+                        )
                         parts.append((i, self._where(cut, i)))
                     return parts, 0.0
 
@@ -230,11 +232,15 @@ class _Run:
                 linear, terms = _linear(node, self.net.shapes[operand])
                 noise = None
                 if terms > 1:
-                    pairs = forward.unweighted(
-                        forward.Operation(node), [_pair_of(size)]
-                    ) if not isinstance(node, Take) else None
-                    own = self._sizes(k) if pairs is None else Magnitudes(
-                        pairs.d.upper, pairs.x.upper, up(pairs.d.upper + pairs.x.upper)
+                    pairs = (
+                        forward.unweighted(forward.Operation(node), [_pair_of(size)])
+                        if not isinstance(node, Take)
+                        else None
+                    )
+                    own = (
+                        self._sizes(k)
+                        if pairs is None
+                        else Magnitudes(pairs.d.upper, pairs.x.upper, up(pairs.d.upper + pairs.x.upper))
                     )
                     noise = _up(noises.sum_noise(own, terms))
                 return lambda form, sample: _single(operand, f.through_linear(linear, form, noise, sample))
@@ -270,7 +276,7 @@ class _Run:
     def _larger_step(self, k: int, node: Larger) -> Any:
         y = self.between[k]
         lines_x = activation_lines(y.x)
-        lines_d = None if y.d is None else difference_lines(y.x, y.d)
+        lines_d = None if y.d is None else difference_planes(y.x, y.d)
         first, second = node.inputs
         noise = noises.activation_noise(lines_d, lines_x, magnitudes(y.x, y.d), exact=True)
         # The second form is a difference of two coefficients.
@@ -433,7 +439,7 @@ def _up(noise: noises.Noise) -> f.Pairs:
 
 
 def _lines_up(d: Lines | None, x: Lines) -> f.Pairs:
-    return f.Pairs(None if d is None else Lines(*map(_device, d)), Lines(*map(_device, x)))
+    return f.Pairs(None if d is None else Planes(*map(_device, d)), Lines(*map(_device, x)))
 
 
 def _single(operand: int, found: tuple[f.Form, Any]) -> Any:

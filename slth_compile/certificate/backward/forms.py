@@ -16,7 +16,8 @@ import numpy as np
 from jax import lax
 
 from slth_compile.certificate.backward.layers import Geometry, Kernels, transposed
-from slth_compile.certificate.backward.lines import Lines
+from slth_compile.certificate.backward.lines import Lines, Planes, activation_lines, difference_planes
+from slth_compile.certificate.enclosure import Interval
 
 
 class Form(NamedTuple):
@@ -82,7 +83,9 @@ def _plus(a: Any, b: Any) -> Any:
 def charged(form: Form, noise: Pairs, sample: Any) -> Any:
     """`|A_d| noise_d + |A_x| noise_x`."""
     shares = [
-        total(abs(a) * spread(size, sample)) for a, size in zip(form, noise, strict=True) if a is not None and size is not None
+        total(abs(a) * spread(size, sample))
+        for a, size in zip(form, noise, strict=True)
+        if a is not None and size is not None
     ]
     return sum(shares[1:], shares[0])
 
@@ -100,7 +103,13 @@ def reached(form: Form, reach: Reach, sample: Any) -> Any:
 
 @functools.partial(jax.jit, static_argnums=0)
 def through_layer(
-    geometry: Geometry, form: Form, kernels: Kernels, noise: Pairs, magnitude: tuple[Lines, Any] | None, moves: bool, sample: Any
+    geometry: Geometry,
+    form: Form,
+    kernels: Kernels,
+    noise: Pairs,
+    magnitude: tuple[Lines, Any] | None,
+    moves: bool,
+    sample: Any,
 ) -> tuple[Form, Any]:
     """A weighted layer.
 
@@ -145,23 +154,64 @@ def _column(channels: Any, rank: int) -> Any:
 @jax.jit
 def through_activation(form: Form, lines: Pairs, noise: Pairs, sample: Any) -> tuple[Form, Any]:
     """An activation between its lines: each coefficient takes the line of its sign."""
-    value, found = charged(form, noise, sample), []
-    for a, around in zip(form, lines, strict=True):
-        if a is None or around is None:
-            found.append(None)
-            continue
-        p, q = _parts(a)
-        around = Lines(*(spread(line, sample) for line in around))
+    value = charged(form, noise, sample)
+    d = x = None
+    if form.x is not None:
+        p, q = _parts(form.x)
+        around = Lines(*(spread(line, sample) for line in lines.x))
         value = value + total(p * around.upper_intercept + q * around.lower_intercept)
-        found.append(p * around.upper_slope + q * around.lower_slope)
+        x = p * around.upper_slope + q * around.lower_slope
+    if form.d is not None and lines.d is not None:
+        p, q = _parts(form.d)
+        planes = Planes(*(spread(line, sample) for line in lines.d))
+        value = value + total(p * planes.upper_intercept + q * planes.lower_intercept)
+        d = p * planes.upper_slope + q * planes.lower_slope
+        tilted = p * planes.upper_tilt + q * planes.lower_tilt
+        x = tilted if x is None else x + tilted
+    return Form(d, x), value
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def through_sloped(
+    leak: float, form: Form, around: Pairs, chosen: Pairs, noise: Pairs, sample: Any
+) -> tuple[Form, Any]:
+    """An activation between lines of slopes that are each row's own.
+
+    Args:
+        leak: Its slope below zero.
+        form: Of its output.
+        around: Intervals of `d` and of `y`.
+        chosen: Slopes: of the upper and of the lower line of the difference, and of the activation's lower line.
+        noise: What rounding may add for any slopes.
+        sample: The row's sample.
+    """
+    y = Interval(*(spread(v, sample) for v in around.x))
+    found, value = [None, None], charged(form, noise, sample)
+    if form.x is not None:
+        found[1], more = _between(form.x, activation_lines(y, leak, chosen.x))
+        value = value + more
+    if form.d is not None and around.d is not None:
+        d = Interval(*(spread(v, sample) for v in around.d))
+        planes = difference_planes(y, d, leak, chosen.d)
+        p, q = _parts(form.d)
+        value = value + total(p * planes.upper_intercept + q * planes.lower_intercept)
+        found[0] = p * planes.upper_slope + q * planes.lower_slope
+        tilted = p * planes.upper_tilt + q * planes.lower_tilt
+        found[1] = tilted if found[1] is None else found[1] + tilted
     return Form(*found), value
+
+
+def _between(a: Any, lines: Lines) -> tuple[Any, Any]:
+    p, q = _parts(a)
+    value = total(p * lines.upper_intercept + q * lines.lower_intercept)
+    return p * lines.upper_slope + q * lines.lower_slope, value
 
 
 @jax.jit
 def through_larger(form: Form, lines: Pairs, noise: Pairs, sample: Any) -> tuple[Form, Form, Any]:
     """`max(a, b) = relu(a - b) + b`: forms of `a` and of `b`."""
     first, value = through_activation(form, lines, noise, sample)
-    second = Form(*(None if a is None or f is None else a - f for a, f in zip(form, first, strict=True)))
+    second = Form(*(a if f is None else None if a is None and f is None else -f if a is None else a - f for a, f in zip(form, first, strict=True)))
     return first, second, value
 
 

@@ -100,7 +100,8 @@ def pair_layer(node: n.Weighted, errors: LayerErrors) -> PairLayer:
         radius = np.maximum(radius, full(errors.negative_radius))
     features = kernel.shape[-1:]
     bias, bias_error = (
-        np.broadcast_to(np.asarray(0.0 if b is None else b, np.float64), features) for b in (node.bias, errors.bias_center)
+        np.broadcast_to(np.asarray(0.0 if b is None else b, np.float64), features)
+        for b in (node.bias, errors.bias_center)
     )
     bias_radius = tuple(
         np.broadcast_to(np.asarray(0.0 if r is None else r, np.float64), features)

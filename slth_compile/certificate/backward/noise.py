@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from slth_compile.certificate.backward.layers import PairLayer, fan_in, fan_out, magnitudes_through
-from slth_compile.certificate.backward.lines import Lines
+from slth_compile.certificate.backward.lines import Lines, Planes
 from slth_compile.certificate.enclosure import Interval
 from slth_compile.certificate.rounding import TINY, UNIT_ROUNDOFF, gamma, up
 
@@ -73,7 +73,7 @@ def layer_noise(layer: PairLayer, m: Magnitudes, moves: bool, outputs: int) -> N
     return _noise(d, x + _column((summed + used) * b + b_off), m)
 
 
-def activation_noise(lines_d: Lines | None, lines_x: Lines, m: Magnitudes, exact: bool) -> Noise:
+def activation_noise(lines_d: Planes | None, lines_x: Lines, m: Magnitudes, exact: bool) -> Noise:
     """At an activation's output, lines taken at its input.
 
     Args:
@@ -86,6 +86,7 @@ def activation_noise(lines_d: Lines | None, lines_x: Lines, m: Magnitudes, exact
     d = own * (m.x + m.z)
     if lines_d is not None:
         d = d + _around(lines_d, m.d, summed)
+        d = d + 4 * UNIT_ROUNDOFF * np.maximum(abs(lines_d.upper_tilt), abs(lines_d.lower_tilt)) * m.x
     return _noise(d, _around(lines_x, m.x, summed) + own * m.x, m)
 
 
@@ -108,7 +109,7 @@ def scale_noise(scale: np.ndarray, shift: np.ndarray, m: Magnitudes) -> Noise:
     return _noise(d, 2 * size * m.x + (summed + 8 * UNIT_ROUNDOFF) * abs(shift), m)
 
 
-def _around(lines: Lines, m: np.ndarray, summed: float) -> np.ndarray:
+def _around(lines: Lines | Planes, m: np.ndarray, summed: float) -> np.ndarray:
     slopes = np.maximum(abs(lines.upper_slope), abs(lines.lower_slope))
     intercepts = np.maximum(abs(lines.upper_intercept), abs(lines.lower_intercept))
     return 4 * UNIT_ROUNDOFF * slopes * m + summed * intercepts

@@ -121,9 +121,7 @@ def _halved(made: _Made, parts: list[int], axis: int) -> list[int]:
         half = (size + 1) // 2
         ends = [tuple(range(half)), tuple(range(size - half, size))]
         none = (None,) * len(made.shapes[source])
-        halves = [
-            made.add(Take(inputs=(source,), indices=(*none[:axis], taken, *none[axis + 1 :]))) for taken in ends
-        ]
+        halves = [made.add(Take(inputs=(source,), indices=(*none[:axis], taken, *none[axis + 1 :]))) for taken in ends]
         source = made.add(Larger(inputs=tuple(halves)))
     return [source]
 

@@ -1,0 +1,110 @@
+"""What every command shares: the application, its options, progress on stderr, models from checkpoints."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+from rich.text import Text
+
+import slth_compile
+from slth_compile.arguments import DOMAIN_FORMS, parse_kwargs
+from slth_compile.errors import InputError
+from slth_compile.interrupts import feel
+from slth_compile.progress import Progress
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Compiles trained CNNs into seed + pruning mask, with a certified error bound.",
+)
+errors = Console(stderr=True)
+output = Console()
+
+Out = Annotated[pathlib.Path, typer.Argument(metavar="OUT/", help="The ticket directory.")]
+Eps = Annotated[str, typer.Option(help="Allowed difference of any output; 1e-4rel is relative to the largest output.")]
+Delta = Annotated[float, typer.Option(help="Allowed probability, over seeds, that some weight misses its tolerance.")]
+Domains = Annotated[list[str] | None, typer.Option("--domain", metavar="DOMAIN", help=f"{DOMAIN_FORMS}; repeatable.")]
+Factory = Annotated[str | None, typer.Option(help="pkg.module:function that returns the flax model.")]
+Kwargs = Annotated[str, typer.Option(metavar="JSON", help="Keyword arguments of the factory.")]
+Shape = Annotated[str | None, typer.Option(metavar="H,W,C", help="Per-sample input shape.")]
+Objective = Annotated[
+    str, typer.Option(help="Subset a weight takes within its tolerance: closest|sparsest|fewest-bits.")
+]
+Seed = Annotated[int, typer.Option(help="Seed of the source, 0 to 2^64 - 1.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else there.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
+Force = Annotated[bool, typer.Option(help="Replace an existing OUT/; it is deleted last.")]
+Distributed = Annotated[
+    str | None,
+    typer.Option(metavar="auto | HOST:PORT,N,I", help="One of several processes: of a cluster, or number I of N."),
+]
+Resume = Annotated[bool, typer.Option(help="Continue an interrupted run.")]
+
+
+@app.callback(invoke_without_command=True)
+def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """Compiles trained CNNs into seed + pruning mask, with a certified error bound."""
+    if version:
+        print(f"slth-compile {slth_compile.__version__}")
+        raise typer.Exit
+
+
+@contextmanager
+def progress_bars(quiet: bool) -> Iterator[Progress]:
+    """A bar for every stage, on stderr where that is a terminal; interrupts are felt at every step."""
+    if quiet or not errors.is_terminal:
+        yield feel
+        return
+    columns = (TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Bars(*columns, console=errors) as bars:
+        tasks: dict[str, Any] = {}
+
+        def show(stage: str, done: int, total: int) -> None:
+            feel(stage, done, total)
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield show
+
+
+def load_checkpoint(path: str, factory: str | None, kwargs: str, shape: tuple[int, ...] | None) -> Any:
+    """The model a factory builds, with a checkpoint's weights."""
+    from slth_compile.frontends.checkpoint import load_model
+
+    if factory is None:
+        raise InputError(f"{path}: a checkpoint holds weights only; name the model with --factory pkg.module:function")
+    return load_model(path, factory, parse_kwargs(kwargs), shape)
+
+
+def print_compiled(found: Any, out: pathlib.Path, as_json: bool) -> None:
+    """Prints what a ticket is, as text or as one JSON object."""
+    from slth_compile.report.record import summary_json
+    from slth_compile.report.terminal import render_terminal
+
+    if as_json:
+        print(json.dumps(summary_json(found.summary) | {"out": str(out)}))
+    else:
+        print(render_terminal(found.summary))
+
+
+def print_table(table: Any) -> None:
+    """Prints a `report.table.Table`; marks stand behind their figure."""
+    print(table.caption)
+    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    for i, title in enumerate(table.head):
+        shown.add_column(title, justify="left" if i in table.words else "right")
+    for row in table.rows:
+        shown.add_row(*(Text(f"{cell.text} ({cell.mark})" if cell.mark else cell.text) for cell in row))
+    output.print(shown)

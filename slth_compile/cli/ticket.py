@@ -1,0 +1,197 @@
+"""`compile`, `verify`, `inspect`, `report`: tickets made, checked and shown."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+import slth_compile
+from slth_compile.arguments import load_arrays, parse_domain, parse_processes, parse_shape
+from slth_compile.cli.frame import (
+    Delta,
+    Distributed,
+    Domains,
+    Eps,
+    Factory,
+    Force,
+    Json,
+    Kwargs,
+    Objective,
+    Out,
+    Quiet,
+    Resume,
+    Seed,
+    Shape,
+    app,
+    load_checkpoint,
+    output,
+    print_compiled,
+    progress_bars,
+)
+from slth_compile.errors import InputError, VerificationError
+from slth_compile.interrupts import wait_for_steps
+
+
+@app.command()
+def compile(
+    model: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="Orbax directory, .safetensors or .msgpack.")],
+    out: Out,
+    eps: Eps = "1e-2",
+    delta: Delta = 1e-3,
+    domain: Domains = None,
+    factory: Factory = None,
+    model_kwargs: Kwargs = "{}",
+    input_shape: Shape = None,
+    seed: Seed = 0,
+    objective: Objective = "closest",
+    window: Annotated[int | None, typer.Option(help="Candidates solved together; the plan chooses otherwise.")] = None,
+    evaluate: Annotated[str | None, typer.Option(metavar="FILE.npz", help="Labelled data x, y for accuracies.")] = None,
+    literal: Annotated[bool, typer.Option(help="Evaluate the literal pruned network on it too.")] = False,
+    attack: Annotated[bool, typer.Option(help="Set each bound beside what an attack finds.")] = True,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and do nothing else.")] = False,
+    resume: Resume = False,
+    force: Force = False,
+    distributed: Distributed = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compile a checkpoint into a ticket directory."""
+    wait_for_steps()
+    if distributed is not None:
+        _join_processes(distributed)
+    from slth_compile.processes import is_first
+
+    domains = [parse_domain(text) for text in domain or ["box:0,1"]]
+    shape = parse_shape(input_shape)
+    target = load_checkpoint(model, factory, model_kwargs, shape)
+    if dry_run:
+        planned = slth_compile.dry_run(
+            target, eps, delta, domain=domains, objective=objective, window=window, input_shape=shape
+        )
+        _print_plan(planned, as_json)
+        return
+    data = None
+    if evaluate is not None:
+        arrays = load_arrays(evaluate, ("x", "y"))
+        data = (arrays["x"], arrays["y"])
+    with progress_bars(quiet or as_json or not is_first()) as progress:
+        found = slth_compile.compile(
+            target,
+            eps,
+            delta,
+            domain=domains,
+            seed=seed,
+            objective=objective,
+            window=window,
+            input_shape=shape,
+            evaluate=data,
+            literal=literal,
+            attack=attack,
+            out=out,
+            resume=resume,
+            force=force,
+            progress=progress,
+        )
+    if is_first():
+        print_compiled(found, out, as_json)
+
+
+@app.command()
+def verify(
+    out: Out,
+    expected_id: Annotated[str | None, typer.Option("--id", help="The ticket id it must have.")] = None,
+    domain_data: Annotated[
+        str | None, typer.Option(metavar="FILE.npz", help="x, where OUT/ only has its digest.")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Integrity and exact weights, without the bounds.")] = False,
+    against: Annotated[str | None, typer.Option(metavar="CHECKPOINT", help="The target it must be of.")] = None,
+    factory: Factory = None,
+    model_kwargs: Kwargs = "{}",
+    input_shape: Shape = None,
+    as_json: Json = False,
+) -> None:
+    """Check a ticket directory with the independent checker; exit code 3 where anything is false."""
+    verdict = slth_compile.verify(out, expected_id=expected_id, domain_data=domain_data, quick=quick)
+    if against is not None:
+        shape = parse_shape(input_shape)
+        _require_target(verdict.target_digest, load_checkpoint(against, factory, model_kwargs, shape), shape)
+    if as_json:
+        print(json.dumps(verdict.to_json()))
+    else:
+        print(verdict.to_text())
+
+
+@app.command()
+def inspect(
+    path: Annotated[pathlib.Path, typer.Argument(help="A ticket directory, or a checkpoint with --factory.")],
+    factory: Factory = None,
+    model_kwargs: Kwargs = "{}",
+    input_shape: Shape = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a ticket, or a model, is made of."""
+    if factory is None:
+        found = slth_compile.load(path)
+        print_compiled(found, path, as_json)
+        return
+    from slth_compile.frontends.flax import import_model
+    from slth_compile.graph.check import check
+    from slth_compile.graph.graph import graph_json
+
+    shape = parse_shape(input_shape)
+    graph = check(import_model(load_checkpoint(str(path), factory, model_kwargs, shape), shape))
+    if as_json:
+        print(json.dumps(graph_json(graph)))
+        return
+    table = Table("node", "operation", "name", "reads", "shape", "parameters", title="Target", title_justify="left")
+    for i, (node, own) in enumerate(zip(graph.nodes, graph.shapes, strict=True)):
+        from slth_compile.graph.nodes import OPERATION_NAMES, parameters
+
+        count = sum(array.size for array in parameters(node).values())
+        reads = ", ".join(str(j) for j in node.inputs)
+        table.add_row(str(i), OPERATION_NAMES[type(node)], node.name, reads, str(own), f"{count:,}" if count else "")
+    output.print(table)
+
+
+@app.command()
+def report(
+    out: Out,
+    file: Annotated[
+        pathlib.Path, typer.Option("--output", "-o", help="Where; .md writes markdown, anything else HTML.")
+    ] = pathlib.Path("report.html"),
+    force: Annotated[bool, typer.Option(help="Replace an existing output file.")] = False,
+) -> None:
+    """Write a fresh report of a ticket directory; the one inside OUT/ stays as it is."""
+    if file.exists() and not force:
+        raise InputError(f"{file} exists already; choose another --output, or replace it with --force")
+    slth_compile.load(out).report(file)
+    print(file)
+
+
+def _join_processes(text: str) -> None:
+    import jax
+
+    address, count, number = parse_processes(text)
+    try:
+        jax.distributed.initialize(address, count, number)
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"--distributed {text}: the other processes were not found ({error})") from None
+
+
+def _require_target(digest: str, model: Any, shape: tuple[int, ...] | None) -> None:
+    from slth_compile.frontends.flax import import_model
+    from slth_compile.graph.graph import target_digest
+
+    found = target_digest(import_model(model, shape))
+    if found != digest:
+        raise VerificationError("target", f"the ticket is of target {digest[:16]}, the given model is {found[:16]}")
+
+
+def _print_plan(planned: Any, as_json: bool) -> None:
+    from slth_compile.report.plan_text import plan_json, plan_text
+
+    print(json.dumps(plan_json(planned)) if as_json else plan_text(planned))
