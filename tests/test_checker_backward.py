@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+from pathlib import Path
 
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from exact import Exact, difference_at, exact_evaluate, is_inside
+from exact import difference_at, is_inside
 from hypothesis import given, settings
 from random_networks import NETWORKS, Case, drawer, random_case
+from test_checker_units import CONV, Written
 from test_difference import REGIONS, inputs_of, random_regions
 from test_engines import checker_layers
 
 from slth_compile.certificate.backward.engine import bound_difference_backward
 from slth_compile.certificate.difference import Difference
-from slth_compile.checker import matrices, tighten
-from slth_compile.checker.arithmetic import Interval
+from slth_compile.checker import certificate, matrices, tighten, verify
+from slth_compile.errors import VerificationError
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -105,3 +108,52 @@ def assert_equal_bounds(case: Case, lower: np.ndarray, upper: np.ndarray) -> Non
     for a, b in zip(own, theirs, strict=True):
         for end in ("lower", "upper"):
             np.testing.assert_allclose(getattr(a, end), getattr(b, end), rtol=1e-9, atol=1e-12)
+
+
+def test_a_backward_claim_is_recomputed_but_by_quick(tmp_path):
+    """Slightly above the checker's own bound it is accepted, slightly below refused; quick says what it left out."""
+    ticket = copy.deepcopy(CONV)
+    for entry in ticket.claims:
+        entry["method"] = "points" if entry["kind"] == "points" else "backward"
+    backward = [i for i, entry in enumerate(ticket.claims) if entry["method"] == "backward"]
+    assert backward
+    found = {}
+    for i, entry in enumerate(verify(ticket.save(tmp_path / "loose")).certificates):
+        found[i] = entry.recomputed
+        assert entry.interval is None
+    figures = claimed_by(ticket, tmp_path / "bounds")
+    for i in backward:
+        for factor, accepted in ((1 + 2.0**-30, True), (1 - 2.0**-30, False)):
+            figures_now = [[v * factor for v in leaf] for leaf in figures[i]]
+            tight = copy.deepcopy(ticket)
+            tight.claims[i].update(bound=max(map(max, figures_now)), per_output=figures_now)
+            directory = tight.save(tmp_path / f"{i}-{accepted}")
+            if accepted:
+                assert verify(directory).certificates[i].recomputed == found[i]
+                quick = verify(directory, quick=True)
+                entry = quick.certificates[i]
+                assert entry.recomputed is None and entry.interval >= found[i] * (1 - 1e-9)
+                assert "NOT recomputed" in quick.to_text() and quick.to_text().splitlines()[-1] != "verified"
+            else:
+                with pytest.raises(VerificationError, match="the difference is bounded by") as caught:
+                    verify(directory)
+                assert caught.value.check == "bound"
+
+
+def claimed_by(ticket: Written, directory: Path) -> list[list[list[float]]]:
+    """The checker's own backward bounds of every domain, output and element."""
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        own = certificate.backward_bounds
+
+        def watched(folded, layers, domain):
+            seen.append(own(folded, layers, domain))
+            return seen[-1]
+
+        patch.setattr(certificate, "backward_bounds", watched)
+        verify(ticket.save(directory))
+    bounds = iter(seen)
+    return [
+        [leaf.reshape(-1).tolist() for leaf in next(bounds)] if entry["method"] == "backward" else []
+        for entry in ticket.claims
+    ]

@@ -167,9 +167,7 @@ def _through_lines(here: Place, form: Form, forms: dict[int, Form], constant: np
     return constant
 
 
-def _through_layer(
-    here: Place, halves: Halves, form: Form, forms: dict[int, Form], constant: np.ndarray
-) -> np.ndarray:
+def _through_layer(here: Place, halves: Halves, form: Form, forms: dict[int, Form], constant: np.ndarray) -> np.ndarray:
     """`A_d ((W + E_m) d + E_m x + E_h |z|) + A_x W x`, with lines of |z|."""
     layer, shape = halves.pair.layer, here.shapes[0]
     box, x, d = widened(form, (*form.box[:-1], full(here.node.shape)[-1]))

@@ -131,5 +131,3 @@ def room(charge: np.ndarray) -> np.ndarray:
 def flat(coefficients: np.ndarray) -> np.ndarray:
     """Coefficients as a matrix, one column a row of the pass."""
     return coefficients.reshape(-1, coefficients.shape[-1])
-
-

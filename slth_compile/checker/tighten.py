@@ -213,7 +213,9 @@ def _image(node: Node, operands: list[State], between: State | None) -> State:
         return _larger(operands, between)
     if node.op == "take":
         where = (slice(None), *np.ix_(*node.fields["indices"]))
-        return State(*(None if v is None else Interval(*(array[where] for array in v)) for v in operands[0]))
+        x, d = (v and Interval(*(array[where] for array in v)) for v in operands[0])
+        assert x is not None
+        return State(x, d)
     return unweighted(node, operands)
 
 
@@ -228,5 +230,3 @@ def _larger(operands: list[State], between: State) -> State:
     both = [Interval(*(np.stack(ends) for ends in zip(*pair, strict=True))) for pair in ((a, b), z, (da, db))]
     change = largest_difference(both[0].lower, both[0].upper, both[1], both[2], 0)
     return State(x, _met(change, shifted(leaky_relu_difference(between.x, between.d, 0.0), db)))
-
-
