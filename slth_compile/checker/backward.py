@@ -12,10 +12,22 @@ import dataclasses
 import numpy as np
 
 from slth_compile.checker.arithmetic import Interval, up
-from slth_compile.checker.forms import Form, Reach, add, full, highest, reach_of, relaxed, room, weighed, widened
+from slth_compile.checker.forms import (
+    Form,
+    Reach,
+    add,
+    full,
+    highest,
+    reach_of,
+    relaxed,
+    room,
+    tilted,
+    weighed,
+    widened,
+)
 from slth_compile.checker.graph import Node
 from slth_compile.checker.halves import Halves
-from slth_compile.checker.lines import Lines, activation_lines, magnitude_lines
+from slth_compile.checker.lines import Lines, Planes, activation_lines, magnitude_lines
 from slth_compile.checker.noise import Noise
 from slth_compile.checker.operations import State, shifted
 from slth_compile.checker.rewriting import RELUS
@@ -36,7 +48,8 @@ class Place:
         charge: What coefficients of x and of d cost; None for nothing.
         flushed: What a row costs, whatever its coefficients.
         offset: What a coefficient of x and one of d add, biases and their like; None for nothing.
-        lines: Of an activation in y and in d, of a signed layer in z and None.
+        lines: Of an activation in y, of a signed layer in z; None for nothing.
+        planes: Of an activation over y and d; None where d is.
         shapes: Of its operands.
         has_d: Whether the operands differ between both networks.
     """
@@ -47,7 +60,8 @@ class Place:
     charge: tuple[np.ndarray, np.ndarray] | None
     flushed: float
     offset: tuple[np.ndarray | None, np.ndarray | None]
-    lines: tuple[Lines | None, Lines | None]
+    lines: Lines | None
+    planes: Planes | None
     shapes: tuple[tuple[int, ...], ...]
     has_d: tuple[bool, ...]
 
@@ -69,21 +83,24 @@ def place(
         noise: Its rounding.
         between: Enclosures of what an activation is applied to: its operand, or the difference of two.
     """
-    x_lines = d_lines = x_offset = d_offset = None
+    lines = planes = x_offset = d_offset = None
     if between is not None:
-        x_lines, d_lines = activation_lines(node, _only(between.x), None if between.d is None else _only(between.d))
+        lines, planes = activation_lines(node, _only(between.x), None if between.d is None else _only(between.d))
     elif halves is not None:
         x, d = operands[0]
         if halves.half is not None:
-            x_lines = magnitude_lines(_only(x if d is None else shifted(x, d)))
+            lines = magnitude_lines(_only(x if d is None else shifted(x, d)))
         biases = (halves.pair.bias, halves.pair.bias_error)
         x_offset, d_offset = (None if b is None else np.broadcast_to(b[0], node.shape) for b in biases)
     elif node.op == "affine" and "shift" in node.arrays:
         x_offset = np.broadcast_to(node.arrays["shift"], node.shape)
     charge = None
     if noise.charge is not None:
-        charge_x, charge_d = (room(np.broadcast_to(part[0], node.shape)) for part in noise.charge)
-        charge = charge_x, charge_d
+        charge_x, charge_d = (np.broadcast_to(part[0], node.shape) for part in noise.charge)
+        if planes is not None:
+            # A tilt turns coefficients of d into coefficients of y, which are charged as those of x are.
+            charge_d = up(charge_d + up(charge_x * np.maximum(*map(np.abs, planes[1:]))))
+        charge = room(charge_x), room(charge_d)
     return Place(
         node=node,
         halves=halves,
@@ -91,7 +108,8 @@ def place(
         charge=charge,
         flushed=noise.flushed,
         offset=(x_offset, d_offset),
-        lines=(x_lines, d_lines),
+        lines=lines,
+        planes=planes,
         shapes=tuple(operand.x.lower.shape[1:] for operand in operands),
         has_d=tuple(operand.d is not None for operand in operands),
     )
@@ -150,21 +168,27 @@ def _product(offset: np.ndarray, coefficients: np.ndarray, form: Form) -> np.nda
 
 
 def _through_lines(here: Place, form: Form, forms: dict[int, Form], constant: np.ndarray) -> np.ndarray:
-    """Lines of x in y and of d in its own; `max(a, b) = relu(a - b) + b` leaves the rest with b."""
-    relaxations: list[np.ndarray | None] = []
-    for coefficients, lines in zip(form[1:], here.lines, strict=True):
-        if coefficients is None or lines is None:
-            relaxations.append(None)
-            continue
-        found, more = relaxed(coefficients, lines, form.box)
+    """Lines of x in y, planes of d over y and d; `max(a, b) = relu(a - b) + b` leaves the rest with b."""
+    own_x = own_d = None
+    if form.x is not None and here.lines is not None:
+        own_x, more = relaxed(form.x, here.lines, form.box)
         constant = up(constant + more)
-        relaxations.append(found)
+    if form.d is not None and here.planes is not None:
+        own_d, more = relaxed(form.d, here.planes.lines, form.box)
+        constant = up(constant + more)
+        tilt = tilted(form.d, here.planes, form.box)
+        own_x = tilt if own_x is None else own_x if tilt is None else own_x + tilt
     first, *rest = here.node.inputs
-    add(forms, first, Form(form.box, *relaxations))
+    add(forms, first, Form(form.box, own_x, own_d))
     for i in rest:
-        pairs = zip(form[1:], relaxations, strict=True)
-        add(forms, i, Form(form.box, *(None if a is None or f is None else a - f for a, f in pairs)))
+        add(forms, i, Form(form.box, _minus(form.x, own_x), _minus(form.d, own_d)))
     return constant
+
+
+def _minus(a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray | None:
+    if b is None:
+        return None if a is None else a
+    return -b if a is None else a - b
 
 
 def _through_layer(here: Place, halves: Halves, form: Form, forms: dict[int, Form], constant: np.ndarray) -> np.ndarray:
@@ -179,9 +203,8 @@ def _through_layer(here: Place, halves: Halves, form: Form, forms: dict[int, For
     if d is not None and here.has_d[0]:
         own_d = transposed_layer(layer, shape, box, [(halves.ticket, d)])[1]
     if d is not None and halves.half is not None:
-        lines = here.lines[0]
-        assert lines is not None
-        slopes, more = relaxed(transposed_layer(layer, shape, box, [(halves.half, d)])[1], lines, into)
+        assert here.lines is not None
+        slopes, more = relaxed(transposed_layer(layer, shape, box, [(halves.half, d)])[1], here.lines, into)
         constant = up(constant + more)
         own_x = own_x + slopes
         own_d = None if own_d is None else own_d + slopes

@@ -51,9 +51,8 @@ def backward_bounds(folded: Folded, layers: Mapping[int, PairLayer], domain: Dom
     with ThreadPoolExecutor(workers) as pool:
 
         def region(position: int) -> list[Interval | None]:
-            with np.errstate(all="ignore"):
-                lower, upper = domain.regions(position, position + 1)
-                return output_differences(net, lower, upper, map if many else pool.map)
+            lower, upper = domain.regions(position, position + 1)
+            return output_differences(net, lower, upper, map if many else pool.map)
 
         # Samples side by side, or, where there is one or memory is short, its passes.
         for found in (pool.map if many else map)(region, range(domain.samples)):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from slth_compile.checker.arithmetic import TINY, Interval, gamma, to_centre, up
-from slth_compile.checker.lines import Lines
+from slth_compile.checker.lines import Lines, Planes
 
 Box = tuple[tuple[int, int], ...]
 """First and one past the last element on every axis."""
@@ -121,6 +121,19 @@ def relaxed(coefficients: np.ndarray, lines: Lines, box: Box) -> tuple[np.ndarra
     tops, bottoms = np.hstack([above, np.abs(above)]).T, np.hstack([below, -np.abs(below)]).T
     constant, size = tops @ positive + bottoms @ negative
     return found.reshape(coefficients.shape), up(constant + size * gamma(2 * len(rows) + 32))
+
+
+def tilted(coefficients: np.ndarray, planes: Planes, box: Box) -> np.ndarray | None:
+    """The coefficients of y that planes over y and d add; None for zero. They meet one rounding each."""
+    above, below = (crop(tilt, box).reshape(-1, 1) for tilt in planes[1:])
+    bent = np.flatnonzero((above != 0) | (below != 0))
+    if len(bent) == 0:
+        return None
+    rows = flat(coefficients)
+    found = np.zeros_like(rows)
+    some = rows[bent]
+    found[bent] = np.maximum(some, 0) * above[bent] + np.minimum(some, 0) * below[bent]
+    return found.reshape(coefficients.shape)
 
 
 def room(charge: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""Straight lines above and below the functions that are not linear: any slope is allowed, its intercept is rounded out.
+"""Lines and planes above and below the functions that are not linear: any slope will do, its intercept is rounded out.
 
-For an activation `a`, the target's `a(y)` is enclosed as a function of y, and the change `h(y, d) = a(y + d) - a(y)` as
-a function of d alone, whatever y is in its interval.
+For an activation `a`, the target's `a(y)` lies between lines in y, and the change `h(y, d) = a(y + d) - a(y)` between
+planes over y and d.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from typing import NamedTuple
 import numpy as np
 
 from slth_compile.checker.activations import change
-from slth_compile.checker.arithmetic import Interval, down, up
+from slth_compile.checker.arithmetic import Interval, down, to_centre, up
 from slth_compile.checker.graph import Node
 from slth_compile.errors import VerificationError
+
+_MARGIN = 1e-6  # of the size of d
 
 
 class Lines(NamedTuple):
@@ -25,8 +27,16 @@ class Lines(NamedTuple):
     below: np.ndarray
 
 
-def activation_lines(node: Node, y: Interval, d: Interval | None) -> tuple[Lines, Lines | None]:
-    """Lines of `a(y)` in y and of `h(y, d)` in d, None where d is; for `larger` y and d are those of its difference.
+class Planes(NamedTuple):
+    """Lines in d with `above_tilt y` and `below_tilt y` added to them; arrays of one shape."""
+
+    lines: Lines
+    above_tilt: np.ndarray
+    below_tilt: np.ndarray
+
+
+def activation_lines(node: Node, y: Interval, d: Interval | None) -> tuple[Lines, Planes | None]:
+    """Lines of `a(y)` and planes of `h(y, d)`, None where d is; for `larger` y and d are those of its difference.
 
     Raises:
         VerificationError: No lines are known for the operation.
@@ -84,13 +94,66 @@ def _leaky_relu(y: Interval, slope: float) -> Lines:
     )
 
 
-def _leaky_relu_change(y: Interval, d: Interval, slope: float) -> Lines:
-    """The largest and the smallest h over y, as functions of d: the first convex, the second linear in four pieces."""
-    low, high = d
+def _leaky_relu_change(y: Interval, d: Interval, slope: float) -> Planes:
+    """Of some planes above and below, those that are tightest in the middle of the box of (y, d)."""
     on, off = surely(y, d)
     bent = ~(on | off)
     fixed = np.where(on, 1.0, slope)
-    width = np.where(bent & (high > low), high - low, 1.0)
+    found = [fixed, np.zeros_like(fixed), fixed.copy(), *(np.zeros_like(fixed) for _ in range(3))]
+    y, d = (Interval(v.lower[bent], v.upper[bent]) for v in (y, d))
+    rise, fall = np.maximum(d.upper, 0), np.maximum(-d.lower, 0)
+    sure_rise, sure_fall = np.maximum(d.lower, 0), np.maximum(-d.upper, 0)
+    # Infinite, and so never chosen, where y does not reach below or above zero.
+    left, right = ((1 - slope) / np.maximum(v, 0) for v in (-y.lower, y.upper))
+    chords = _chords(y, d, slope)
+    points = _vertices(y, d)
+    above = ((0 * rise, chords[0]), (rise * left, slope), (-fall * right, 1.0), (sure_rise * left, 1.0))
+    above += ((-sure_fall * right, slope),)
+    below = ((0 * rise, chords[1]), (-fall * left, slope), (rise * right, 1.0), (-sure_fall * left, 1.0))
+    below += ((sure_rise * right, slope),)
+    margin = _MARGIN * np.maximum(rise, fall)
+    tops = [change(*point, slope, up) for point in points]
+    bottoms = [change(*point, slope, down) for point in points]
+    upper = _tightest(above, tops, points, (y, d), margin)
+    # A plane below h is one above -h, turned round.
+    lower = _tightest([(-tilt, -steep) for tilt, steep in below], [-v for v in bottoms], points, (y, d), margin)
+    for place, values in zip(((4, 0, 1), (5, 2, 3)), (upper, [-v for v in lower]), strict=True):
+        for i, value in zip(place, values, strict=True):
+            found[i][bent] = value
+    return Planes(Lines(*found[:4]), *found[4:])
+
+
+def _tightest(planes, values, points, box: tuple[Interval, Interval], margin: np.ndarray) -> list[np.ndarray]:
+    """`(tilt, slope, intercept)` of the plane above some values at all `points` that is lowest in the middle of a box.
+
+    One that is not lower than those before it by more than `margin` is passed over: ties are left to the first.
+    """
+    (y_middle, _), (d_middle, _) = (to_centre(v) for v in box)
+    best: list[np.ndarray] = []
+    lowest = np.full(margin.shape, np.inf)
+    for tilt, slope in planes:
+        found = [up(up(v + up(-tilt * y)) + up(-slope * d)) for v, (y, d) in zip(values, points, strict=True)]
+        intercept = np.maximum.reduce(found)
+        level = intercept + tilt * y_middle + slope * d_middle
+        plane = [tilt, np.broadcast_to(slope, tilt.shape), intercept]
+        lower = level < lowest - margin
+        best = plane if not best else [np.where(lower, new, old) for new, old in zip(plane, best, strict=True)]
+        lowest = np.where(lower, level, lowest)
+    return best
+
+
+def _vertices(y: Interval, d: Interval) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Where the edges of a box of (y, d) and the lines `y = 0` and `y + d = 0` meet: h is linear in between."""
+    zero = np.zeros_like(y.lower)
+    corners = [(a, b) for a in y for b in d]
+    crossed = [(zero, d.lower), (zero, d.upper), (zero, zero), (-d.lower, d.lower), (-d.upper, d.upper)]
+    crossed += [(y.lower, -y.lower), (y.upper, -y.upper)]
+    return corners + [(np.clip(a, *y), np.clip(b, *d)) for a, b in crossed]
+
+
+def _chords(y: Interval, d: Interval, slope: float) -> tuple[np.ndarray, np.ndarray]:
+    """Slopes in d between the ends of the largest and of the smallest h over y."""
+    width = np.where(d.upper > d.lower, d.upper - d.lower, 1.0)
 
     def largest(e: np.ndarray) -> np.ndarray:
         return change(np.where(e >= 0, y.upper, y.lower), e, slope, up)
@@ -98,14 +161,5 @@ def _leaky_relu_change(y: Interval, d: Interval, slope: float) -> Lines:
     def smallest(e: np.ndarray) -> np.ndarray:
         return change(np.where(e >= 0, y.lower, y.upper), e, slope, down)
 
-    above_slope = np.clip((largest(high) - largest(low)) / width, slope, 1)
-    above = np.maximum(*(up(largest(e) + up(-above_slope * e)) for e in (low, high)))
-    below_slope = np.clip((smallest(high) - smallest(low)) / width, slope, 1)
-    kinks = (low, high, *(np.clip(e, low, high) for e in (0.0, -y.lower, -y.upper)))
-    below = np.minimum.reduce([down(smallest(e) + down(-below_slope * e)) for e in kinks])
-    return Lines(
-        np.where(bent, above_slope, fixed),
-        np.where(bent, above, 0.0),
-        np.where(bent, below_slope, fixed),
-        np.where(bent, below, 0.0),
-    )
+    above, below = ((f(d.upper) - f(d.lower)) / width for f in (largest, smallest))
+    return np.clip(above, slope, 1), np.clip(below, slope, 1)

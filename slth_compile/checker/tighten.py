@@ -76,8 +76,9 @@ def output_differences(net: Net, lower: np.ndarray, upper: np.ndarray, each: Map
         VerificationError: No backward bound is known for an operation, or an enclosure is not finite.
     """
     region = _Region(net, each)
-    for k, node in enumerate(net.graph.nodes):
-        region.enter(k, node, State(Interval(lower, upper), None))
+    with np.errstate(all="ignore"):  # what is not finite is refused, or not used as a bound
+        for k, node in enumerate(net.graph.nodes):
+            region.enter(k, node, State(Interval(lower, upper), None))
     return [region.states[i].d for i in net.graph.outputs]
 
 
