@@ -37,8 +37,6 @@ _BATCH = 1 << 19  # elements of activations at a time
 def backward_bounds(folded: Folded, layers: Mapping[int, PairLayer], domain: Domain) -> list[np.ndarray]:
     """As `output_bounds`, with every enclosure cut by backward passes: tighter and much slower.
 
-    They hold for float64 evaluations of both networks too, in any order of summation, up to a softmax at the output.
-
     Raises:
         VerificationError: A sample needs more memory than the checker allows, no backward bound is known for an
             operation, or a bound is not finite.

@@ -75,7 +75,7 @@ def reach_of(x: Interval, d: Interval | None) -> Reach:
 
     def ready(interval: Interval) -> tuple[np.ndarray, np.ndarray]:
         centre, radius = to_centre(interval)
-        return centre, radius + (np.abs(centre) + radius) * gamma(centre.size + 32) + TINY
+        return centre, radius + (np.abs(centre) + radius) * gamma(centre.size + 8) + TINY
 
     return Reach(ready(x), None if d is None else ready(d))
 
@@ -120,7 +120,7 @@ def relaxed(coefficients: np.ndarray, lines: Lines, box: Box) -> tuple[np.ndarra
     found[bent] = positive * above_slope + negative * below_slope
     tops, bottoms = np.hstack([above, np.abs(above)]).T, np.hstack([below, -np.abs(below)]).T
     constant, size = tops @ positive + bottoms @ negative
-    return found.reshape(coefficients.shape), up(constant + size * gamma(2 * len(rows) + 32))
+    return found.reshape(coefficients.shape), up(constant + size * gamma(len(rows) + 8))
 
 
 def tilted(coefficients: np.ndarray, planes: Planes, box: Box) -> np.ndarray | None:
@@ -138,7 +138,7 @@ def tilted(coefficients: np.ndarray, planes: Planes, box: Box) -> np.ndarray | N
 
 def room(charge: np.ndarray) -> np.ndarray:
     """The charge with what the rounding of a sum over all elements can take away."""
-    return charge * (1 + gamma(charge.size + 32)) + TINY
+    return charge * (1 + gamma(charge.size + 8)) + TINY
 
 
 def flat(coefficients: np.ndarray) -> np.ndarray:

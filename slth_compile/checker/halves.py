@@ -13,7 +13,8 @@ import dataclasses
 
 import numpy as np
 
-from slth_compile.checker.matrices import PairLayer
+from slth_compile.checker.arithmetic import UNIT, up
+from slth_compile.checker.matrices import Matrix, PairLayer
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,7 +27,8 @@ class Halves:
         ticket: That of `W + E_m`, rounded.
         mean: That of `E_m`, rounded.
         half: That of `E_h`, rounded; None where it is zero or the layer is one-signed.
-        error_noise: What W and both errors may be off, beyond the radii, and a few roundings of each.
+        target_off: At least the radius of W.
+        error_off: At least the radii of E_m and E_h, added up.
         error_magnitude: At least `|E_m| + |E_h|`.
     """
 
@@ -35,7 +37,8 @@ class Halves:
     ticket: np.ndarray
     mean: np.ndarray
     half: np.ndarray | None
-    error_noise: np.ndarray
+    target_off: np.ndarray
+    error_off: np.ndarray
     error_magnitude: np.ndarray
 
 
@@ -43,12 +46,18 @@ def halves(pair: PairLayer) -> Halves:
     """The maps of a layer."""
     positive, negative = pair.error_positive, pair.error_negative
     half = None
-    mean, noise, magnitude = positive.centre, positive.noise, positive.magnitude
+    mean, off, magnitude = positive.centre, _radius(positive), positive.magnitude
     if negative is not None:
-        # |E_m| + |E_h| is the larger of |E_p| and |E_n|, but for rounding; both are off by half of both radii.
-        noise, magnitude = noise + negative.noise, magnitude + negative.magnitude
+        # |E_m| + |E_h| is the larger of |E_p| and |E_n|; so is what they are off.
+        off, magnitude = np.maximum(off, _radius(negative)), np.maximum(magnitude, negative.magnitude)
         if not np.array_equal(positive.centre, negative.centre):
             mean = 0.5 * positive.centre + 0.5 * negative.centre
             half = 0.5 * positive.centre - 0.5 * negative.centre
+            off = up(off + 4 * UNIT * magnitude)  # both halves are rounded
     ticket = pair.target.centre + mean
-    return Halves(pair, pair.target.centre, ticket, mean, half, noise, magnitude)
+    return Halves(pair, pair.target.centre, ticket, mean, half, _radius(pair.target), off, up(magnitude))
+
+
+def _radius(matrix: Matrix) -> np.ndarray:
+    """At least the radius, which the magnitude holds."""
+    return up(matrix.magnitude - np.abs(matrix.centre))

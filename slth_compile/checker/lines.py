@@ -94,6 +94,7 @@ def _leaky_relu(y: Interval, slope: float) -> Lines:
     )
 
 
+@np.errstate(all="ignore")
 def _leaky_relu_change(y: Interval, d: Interval, slope: float) -> Planes:
     """Of some planes above and below, those that are tightest in the middle of the box of (y, d)."""
     on, off = surely(y, d)

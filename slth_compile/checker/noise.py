@@ -1,8 +1,8 @@
-"""What rounding can do at a node: to float64 evaluations of both networks, and to a backward pass through it.
+"""What rounding can do at a node: to a backward pass through it and, on request, to evaluations of both networks.
 
-An evaluation in float64, in any order of summation, is off at each node by a little that is charged there; then x and d
-of both real and evaluated activations are within one enclosure. Rounding a pass's coefficients `T^T A` by
-`gamma |T|^T |A|` costs at most `|A| (gamma |T| m)`, m the magnitudes of what they multiply: one product a node.
+Rounding a pass's coefficients `T^T A` by `gamma |T|^T |A|` costs at most `|A| (gamma |T| m)`, m the magnitudes of what
+they multiply: one product a node. An evaluation in float64, in any order of summation, is off at each node by
+`gamma (|T| m)` too; where that is added to the enclosures and charged, real and evaluated activations are within both.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from slth_compile.checker import pooling
 from slth_compile.checker.arithmetic import TINY, Interval, down, gamma, up
 from slth_compile.checker.graph import Node
 from slth_compile.checker.halves import Halves
+from slth_compile.checker.matrices import Ball
 from slth_compile.checker.operations import State
 from slth_compile.checker.products import products
 
@@ -37,8 +38,8 @@ class Noise(NamedTuple):
     flushed: float
 
 
-def layer_noise(halves: Halves, operand: State, readers: int) -> Noise:
-    """Of a weighted layer."""
+def layer_noise(halves: Halves, operand: State, readers: int, evaluation: bool) -> Noise:
+    """Of a weighted layer; arguments as for `unweighted_noise`."""
     pair = halves.pair
     x, d = _magnitudes(operand)
     target, errors = pair.target.magnitude, halves.error_magnitude
@@ -46,26 +47,26 @@ def layer_noise(halves: Halves, operand: State, readers: int) -> Noise:
     def images(values: np.ndarray, matrices: Sequence[np.ndarray]) -> list[np.ndarray]:
         return products(pair.layer, values, [], matrices)
 
-    wx, wx_off = images(x, [target, pair.target.noise])
-    wd, wd_off = images(d, [target, pair.target.noise]) if operand.d is not None else (np.zeros_like(wx),) * 2
-    ez, ez_off = images(x + d, [errors, halves.error_noise])
-    b, e, b_off, e_off = (np.zeros(1),) * 4
-    if pair.bias is not None:
-        b, b_off = np.abs(pair.bias[0]) + pair.bias[1], pair.bias[1]
-    if pair.bias_error is not None:
-        e, e_off = np.abs(pair.bias_error[0]) + pair.bias_error[1], pair.bias_error[1]
-    terms = math.prod(target.shape[:2]) + target.shape[2]
-    unit = gamma(2 * terms + readers + 32) * (1 + 2.0**-30)
-    own_x = unit * (wx + b)
-    own_d = own_x + unit * (wx + wd + ez + b + e)
-    rest = gamma(wx.size + 32)
-    charge_x = 2 * own_x + wx_off + b_off + rest * b
-    charge_d = own_d + unit * (wd + ez + e) + wd_off + ez_off + e_off + rest * e
-    grown = 1 + gamma(terms + 32)
-    return Noise((own_x, own_d), (charge_x * grown, charge_d * grown), _flushed(operand))
+    wx, wx_off = images(x, [target, halves.target_off])
+    wd, wd_off = images(d, [target, halves.target_off]) if operand.d is not None else (np.zeros_like(wx),) * 2
+    ez, ez_off = images(x + d, [errors, halves.error_off])
+    (b, b_off), (e, e_off) = (_bias(ball) for ball in (pair.bias, pair.bias_error))
+    reads, outputs = math.prod(target.shape[:2]) // target.shape[0], target.shape[2]
+    turned = gamma(outputs + math.prod(pair.layer.taps) + readers + 8)
+    summed = gamma(wx.size + 8)
+    charge_x = turned * wx + wx_off + b_off + summed * b
+    charge_d = turned * (wd + ez) + wd_off + ez_off + e_off + summed * e
+    grown = 1 + gamma(reads + 16)
+    evaluations = None
+    if evaluation:
+        unit = gamma(reads + 4) * grown
+        own_x = unit * (wx + b)
+        evaluations = own_x, own_x + unit * (wx + wd + ez + b + e)
+        charge_x, charge_d = charge_x + evaluations[0], charge_d + evaluations[1]
+    return Noise(evaluations, (charge_x * grown, charge_d * grown), _flushed(operand))
 
 
-def unweighted_noise(node: Node, operands: Sequence[State], image: State, readers: int) -> Noise:
+def unweighted_noise(node: Node, operands: Sequence[State], image: State, readers: int, evaluation: bool) -> Noise:
     """Of an operation without weights.
 
     Args:
@@ -73,19 +74,20 @@ def unweighted_noise(node: Node, operands: Sequence[State], image: State, reader
         operands: Enclosures of its operands.
         image: That of its output.
         readers: At least as many as read any of its operands: their coefficients add up, a rounding each.
+        evaluation: Whether activations evaluated in float64 are to be enclosed too.
     """
     flushed = sum(map(_flushed, operands))
     pairs = [_magnitudes(state) for state in operands]
     x, d = pairs[0]
     terms = 0
-    evaluated = True
+    rounds = True
     match node.op:
         case "add" | "larger":
             (x, d), (x2, d2) = pairs
             x, d = up(x + x2), up(d + d2)
-            evaluated = node.op == "add"
+            rounds = node.op == "add"
         case "relu" | "leaky_relu":
-            evaluated = node.op == "leaky_relu"
+            rounds = node.op == "leaky_relu"
         case "affine":
             scale, shift = (node.arrays.get(key) for key in ("scale", "shift"))
             if scale is not None:
@@ -105,15 +107,17 @@ def unweighted_noise(node: Node, operands: Sequence[State], image: State, reader
             terms = math.prod(int(np.unique(own, return_counts=True)[1].max()) for own in indices)
             if readers == 1 and terms == 1:
                 return Noise(None, None, 0.0)
-            (x, d), evaluated = _magnitudes(image), False
-    evaluation = (gamma(terms + 8) * x, gamma(terms + 8) * (2 * x + d)) if evaluated else None
-    unit = gamma(terms + readers + 16)
+            (x, d), rounds = _magnitudes(image), False
+    unit = gamma(terms + readers + 8)
     charge_x, charge_d = unit * x, unit * d
     if node.op == "affine" and "shift" in node.arrays:
-        charge_x = charge_x + gamma(x.size + 32) * np.abs(node.arrays["shift"])
-    if evaluation is not None:
-        charge_x, charge_d = charge_x + evaluation[0], charge_d + evaluation[1]
-    return Noise(evaluation, (up(charge_x), up(charge_d)), flushed)
+        charge_x = charge_x + gamma(x.size + 8) * np.abs(node.arrays["shift"])
+    evaluations = None
+    if evaluation and rounds:
+        own = gamma(terms + 4)
+        evaluations = own * x, own * (2 * x + d)
+        charge_x, charge_d = charge_x + evaluations[0], charge_d + evaluations[1]
+    return Noise(evaluations, (up(charge_x), up(charge_d)), flushed)
 
 
 def evaluated(state: State, noise: Noise) -> State:
@@ -130,6 +134,11 @@ def _magnitudes(state: State) -> Arrays:
     """The largest |x| and |d|; zeros where d is None."""
     x = np.maximum(np.abs(state.x.lower), np.abs(state.x.upper))
     return x, np.zeros_like(x) if state.d is None else np.maximum(np.abs(state.d.lower), np.abs(state.d.upper))
+
+
+def _bias(ball: Ball | None) -> Arrays:
+    """Its magnitude and its radius."""
+    return (np.abs(ball[0]) + ball[1], ball[1]) if ball is not None else (np.zeros(1), np.zeros(1))
 
 
 def _flushed(state: State) -> float:

@@ -42,16 +42,25 @@ class Net:
         layers: Weighted layers by position.
         readers: How many nodes and outputs read each node.
         rows: Of a pass.
+        evaluation: Whether float64 evaluations of both networks are enclosed too.
     """
 
     graph: Graph
     layers: Mapping[int, Halves]
     readers: tuple[int, ...]
     rows: int
+    evaluation: bool
 
 
-def net_of(folded: Folded, layers: Mapping[int, PairLayer]) -> Net:
-    """The networks; layers by position in the folded graph."""
+def net_of(folded: Folded, layers: Mapping[int, PairLayer], *, evaluation: bool = False) -> Net:
+    """The networks, ready for regions.
+
+    Args:
+        folded: The folded target.
+        layers: Its layers in both networks, by position in the folded graph.
+        evaluation: True encloses differences of float64 evaluations too, in any order of summation, up to a softmax;
+            False those of real arithmetic, which is what a certificate states.
+    """
     rewritten = rewrite(folded, layers)
     graph = rewritten.graph
     widest = max(math.prod(node.shape) for node in graph.nodes)
@@ -60,7 +69,7 @@ def net_of(folded: Folded, layers: Mapping[int, PairLayer]) -> Net:
         widest = max(widest, math.prod(positions[1:]) * pair.target.centre[..., 0].size)
     rows = max(2, min(_ROWS, _BUDGET // widest))
     own = {position: halves(pair) for position, pair in rewritten.layers.items()}
-    return Net(graph, own, tuple(graph.consumers()), rows)
+    return Net(graph, own, tuple(graph.consumers()), rows, evaluation)
 
 
 def output_differences(net: Net, lower: np.ndarray, upper: np.ndarray, each: Map = map) -> list[Interval | None]:
@@ -108,11 +117,11 @@ class _Region:
         if k == 0:
             state, noise = entry, Noise(None, None, 0.0)
         elif own is not None:
-            noise = layer_noise(own, operands[0], readers)
+            noise = layer_noise(own, operands[0], readers, self.net.evaluation)
             state = evaluated(weighted(own.pair, *operands[0]), noise)
         else:
             state = _image(node, operands, between)
-            noise = unweighted_noise(node, operands, state, readers)
+            noise = unweighted_noise(node, operands, state, readers, self.net.evaluation)
             state = evaluated(state, noise)
         if node.op in _MOVES and node.inputs[0] in self.moved:
             self.moved.add(k)
