@@ -15,7 +15,19 @@ import numpy as np
 import pytest
 from exact import difference_at, is_inside
 from hypothesis import given, settings
-from random_networks import NETWORKS, Case, Draw, _convolution, drawer, random_case
+from random_networks import (
+    NETWORKS,
+    Case,
+    Draw,
+    _convolution,
+    depthwise,
+    drawer,
+    grouped,
+    random_case,
+    residual,
+    strided,
+    volume,
+)
 from test_checker_units import CONV, Written
 from test_difference import REGIONS, inputs_of, random_regions
 from test_engines import checker_layers
@@ -23,9 +35,11 @@ from test_engines import checker_layers
 from slth_compile.certificate.backward import noise
 from slth_compile.certificate.backward.engine import bound_difference_backward
 from slth_compile.certificate.difference import Difference, LayerErrors
-from slth_compile.checker import certificate, lines, matrices, tighten, verify
+from slth_compile.checker import certificate, lines, matrices, rewriting, tighten, verify
+from slth_compile.checker import graph as checker_graph
 from slth_compile.checker import noise as checker_noise
 from slth_compile.checker.arithmetic import Interval, up
+from slth_compile.checker.fold import Folded
 from slth_compile.checker.graph import Node
 from slth_compile.errors import VerificationError
 from slth_compile.graph import nodes as n
@@ -125,8 +139,11 @@ def pooled(draw: Draw) -> Graph:
     return Graph(nodes, (14, 13), ("probabilities", "logits"))
 
 
+SLOW = (depthwise, grouped, volume, pooled)  # the compiler's passes are compiled for seconds
+
+
 @pytest.mark.parametrize("nonnegative", [False, True])
-@pytest.mark.parametrize("network", [*NETWORKS, pooled])
+@pytest.mark.parametrize("network", [strided, residual, *(pytest.param(f, marks=pytest.mark.slow) for f in SLOW)])
 def test_both_engines_agree(network, nonnegative: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """To 1e-9, once the compiler's allowance for summing up, which only ever adds, is made small."""
     monkeypatch.setattr(noise, "SPARE", 1 + 2.0**-40)
@@ -205,8 +222,11 @@ def _cancelled_difference_is_enclosed() -> bool:
     case = Case(Graph(nodes, (2,)), errors, {}, {}, {})
     net = checker_net(case)
     # Their radii, a few roundings of each weight, would hide what is looked for.
-    exact_layers = {k: dataclasses.replace(own, error_off=0 * own.error_off) for k, own in net.layers.items()}
-    net = dataclasses.replace(net, layers=exact_layers)
+    exactly = {
+        k: dataclasses.replace(own, target_off=0 * own.target_off, error_off=0 * own.error_off)
+        for k, own in net.layers.items()
+    }
+    net = dataclasses.replace(net, layers=exactly)
     (leaf,) = checker_differences(net, np.full((1, 3), 0.5), np.full((1, 3), 1.0))
     return bool(np.all(leaf.lower <= 0) and np.all(leaf.upper >= 0))
 
@@ -265,6 +285,24 @@ def test_an_unknown_operation_is_refused_by_name() -> None:
     point = Interval(np.zeros(1), np.ones(1))
     with pytest.raises(VerificationError, match="'sigmoid'"):
         lines.activation_lines(Node("sigmoid", (0,), {}, {}, (1,)), point, point)
+
+
+def test_memory_is_bounded_before_it_is_used() -> None:
+    """A pool of more windows than the checker would keep; a layer whose padding dwarfs what it reads."""
+    fields = {"window": (256, 256), "stride": (1, 1), "padding": ((0, 0), (0, 0))}
+    nodes = (
+        Node("input", (), {"shape": (300, 300, 1)}, {}, (300, 300, 1)),
+        Node("max_pool", (0,), fields, {}, (45, 45, 1)),
+    )
+    with pytest.raises(VerificationError, match="expected at most"):
+        rewriting.rewrite(Folded(checker_graph.Graph(nodes, (1,)), ()), {})
+    draw = drawer(np.random.default_rng(0), False)
+    padding = ((1000, 1000), (1000, 1000))
+    padded = Graph(
+        (n.Input(shape=(1, 1, 1)), _convolution(draw, 0, (1, 1, 1, 1), stride=(999, 999), padding=padding)), (1,)
+    )
+    case = without_radii(random_case(padded, np.random.default_rng(0), 1e-3, draw, False))
+    assert checker_net(case).rows == 2
 
 
 def test_a_backward_claim_is_recomputed_but_by_quick(tmp_path):

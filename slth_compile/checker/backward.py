@@ -97,9 +97,13 @@ def place(
     charge = None
     if noise.charge is not None:
         charge_x, charge_d = (np.broadcast_to(part[0], node.shape) for part in noise.charge)
-        if planes is not None:
-            # A tilt turns coefficients of d into coefficients of y, which are charged as those of x are.
-            charge_d = up(charge_d + up(charge_x * np.maximum(*map(np.abs, planes[1:]))))
+        if between is not None and lines is not None:
+            own_x = charge_x
+            charge_x = up(own_x * _steepest(lines))
+            if planes is not None:
+                # A tilt turns coefficients of d into coefficients of y, which are charged as those of x are.
+                tilt = np.maximum(*map(np.abs, planes[1:]))
+                charge_d = up(up(charge_d * _steepest(planes.lines)) + up(own_x * tilt))
         charge = room(charge_x), room(charge_d)
     return Place(
         node=node,
@@ -185,9 +189,14 @@ def _through_lines(here: Place, form: Form, forms: dict[int, Form], constant: np
     return constant
 
 
+def _steepest(lines: Lines) -> np.ndarray:
+    """What coefficients grow by at most, and no less than one."""
+    return np.maximum(1.0, np.maximum(np.abs(lines.above_slope), np.abs(lines.below_slope)))
+
+
 def _minus(a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray | None:
     if b is None:
-        return None if a is None else a
+        return a
     return -b if a is None else a - b
 
 

@@ -20,6 +20,7 @@ from slth_compile.checker.halves import Halves
 from slth_compile.checker.matrices import Ball
 from slth_compile.checker.operations import State
 from slth_compile.checker.products import products
+from slth_compile.errors import VerificationError
 
 Arrays = tuple[np.ndarray, np.ndarray]
 
@@ -75,6 +76,9 @@ def unweighted_noise(node: Node, operands: Sequence[State], image: State, reader
         image: That of its output.
         readers: At least as many as read any of its operands: their coefficients add up, a rounding each.
         evaluation: Whether activations evaluated in float64 are to be enclosed too.
+
+    Raises:
+        VerificationError: The operation is none that a pass can go through.
     """
     flushed = sum(map(_flushed, operands))
     pairs = [_magnitudes(state) for state in operands]
@@ -101,13 +105,17 @@ def unweighted_noise(node: Node, operands: Sequence[State], image: State, reader
             axes = tuple(axis + 1 for axis in node.fields["axes"])
             terms = math.prod(x.shape[axis] for axis in axes)
             x, d = (v.sum(axis=axes) / terms * (1 + gamma(terms + 8)) + TINY for v in (x, d))
-        case _:
+        case "slice" | "pad" | "reshape" | "transpose" | "take" | "concatenate":
             # Elements moved; those that are read several times meet a rounding each time.
             indices = node.fields.get("indices", ())
             terms = math.prod(int(np.unique(own, return_counts=True)[1].max()) for own in indices)
             if readers == 1 and terms == 1:
                 return Noise(None, None, 0.0)
             (x, d), rounds = _magnitudes(image), False
+        case "softmax" | "log_softmax":
+            return Noise(None, None, 0.0)  # outputs, which no pass enters
+        case _:
+            raise VerificationError("target", f"no backward bound is known for the operation '{node.op}'")
     unit = gamma(terms + readers + 8)
     charge_x, charge_d = unit * x, unit * d
     if node.op == "affine" and "shift" in node.arrays:

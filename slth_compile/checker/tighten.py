@@ -23,7 +23,7 @@ from slth_compile.checker.rewriting import RELUS, rewrite
 from slth_compile.checker.weighted import weighted
 from slth_compile.errors import VerificationError
 
-_BUDGET = 1 << 23  # numbers of one array of a pass
+_BUDGET = 1 << 22  # numbers of one array of a pass
 _ROWS = 256  # of a pass; they read neighbouring elements, which keeps boxes small
 _TILE = 4  # neighbours along an axis
 
@@ -64,9 +64,12 @@ def net_of(folded: Folded, layers: Mapping[int, PairLayer], *, evaluation: bool 
     rewritten = rewrite(folded, layers)
     graph = rewritten.graph
     widest = max(math.prod(node.shape) for node in graph.nodes)
-    for position, pair in rewritten.layers.items():
-        positions = graph.nodes[position].shape[:-1]
-        widest = max(widest, math.prod(positions[1:]) * pair.target.centre[..., 0].size)
+    for node in graph.nodes:
+        if "padding" in node.fields:  # what a window reads, before the padding is cut off
+            axes = zip(graph.nodes[node.inputs[0]].shape, (*node.fields["padding"], (0, 0)), strict=False)
+            widest = max(widest, math.prod(size + sum(pair) for size, pair in axes))
+    for position, pair in rewritten.layers.items():  # one line of positions at least is multiplied at a time
+        widest = max(widest, math.prod(graph.nodes[position].shape[1:-1]) * pair.target.centre[..., 0].size)
     rows = max(2, min(_ROWS, _BUDGET // widest))
     own = {position: halves(pair) for position, pair in rewritten.layers.items()}
     return Net(graph, own, tuple(graph.consumers()), rows, evaluation)
