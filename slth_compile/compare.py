@@ -93,7 +93,7 @@ def certify(
     rungs = []
     for index, d in enumerate(domains):
         progress("certify", index, len(domains))
-        rungs.append(_rung(pair, errors[index], d, attack))
+        rungs.append(_rung(pair, errors[index], d, attack, progress))
     progress("certify", len(domains), len(domains))
     return Comparison(
         first=names[0],
@@ -127,10 +127,10 @@ def _pair(sides: Sequence[Any], shape: tuple[int, ...] | None, batch_axis: int |
     return pair_with_ticket(models[0], tickets[0].folded, tickets[0].ticket, tickets[0].layers)
 
 
-def _rung(pair: Pair, errors: Any, domain: Domain, attack: bool) -> Rung:
+def _rung(pair: Pair, errors: Any, domain: Domain, attack: bool, progress: Progress) -> Rung:
     start = time.perf_counter()
-    leaves = engine.enclose(pair.graph, errors, domain)
-    found = certificate_of(leaves, domain.kind, 0)
+    enclosed = engine.enclose(pair.graph, errors, domain, progress=progress)
+    found = certificate_of(enclosed, domain.kind, 0)
     seconds = time.perf_counter() - start
     seen = None
     if attack:
@@ -139,14 +139,14 @@ def _rung(pair: Pair, errors: Any, domain: Domain, attack: bool) -> Rung:
         domain=describe(domain, domain.kind),
         kind=domain.kind,
         method=found.method,
-        arithmetic=engine.ARITHMETIC,
+        arithmetic=engine.arithmetic_of(pair.graph, found.method),
         bound=found.bound,
         lower=found.lower,
         per_output=found.per_output,
         seconds=round(seconds, 3),
         attack=seen,
         output_range=measure.output_range(pair.graph, domain),
-        top1=None if isinstance(domain, Box) else top1(leaves[0]),
+        top1=None if isinstance(domain, Box) else top1(enclosed.leaves[0]),
     )
 
 

@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -22,16 +23,17 @@ from slth_compile.certificate.certificate import Certificate, certify_domain
 from slth_compile.certificate.weight_errors import weight_errors
 from slth_compile.compiled import Compiled, load_compiled
 from slth_compile.domain import Domain
-from slth_compile.errors import InputError, UnreachableError
-from slth_compile.graph.evaluate import target_weights
+from slth_compile.errors import InputError, Note, UnreachableError
+from slth_compile.graph.evaluate import ArrayLike, target_weights
 from slth_compile.graph.graph import Graph, target_digest
 from slth_compile.plan.plan import Plan, plan
 from slth_compile.processes import by_first, is_first
 from slth_compile.progress import Progress, silent
 from slth_compile.report.summary import AttackRow, Measured
-from slth_compile.request import Domains, checked_request, refuse_objective, refuse_seed
+from slth_compile.request import Domains, calibration_inputs, checked_request, refuse_objective, refuse_seed
 from slth_compile.source.layout import CLOSEST
-from slth_compile.subset_sum.network import solve_network
+from slth_compile.subset_sum.compensation import LARGEST
+from slth_compile.subset_sum.network import solve_network, without_feedback
 from slth_compile.summarise import platform_text
 from slth_compile.ticket.apply import effective_layers
 from slth_compile.ticket.format import VERSION, domain_digest
@@ -50,6 +52,7 @@ def compile(
     seed: int = 0,
     objective: str = CLOSEST,
     window: int | None = None,
+    feedback: ArrayLike | None = None,
     input_shape: tuple[int, ...] | None = None,
     batch_axis: int | None = 0,
     evaluate: Labelled | None = None,
@@ -74,6 +77,10 @@ def compile(
         objective: Which subset within its tolerance every weight takes: `"closest"`; `"sparsest"`, which keeps fewest
             random weights; `"fewest-bits"`, whose masks code shortest.
         window: Candidates solved together, for every weight; None leaves it to the plan, layer by layer.
+        feedback: Calibration inputs `(samples, *input_shape)`, some hundred of the kind the ticket will see; None does
+            without. Weights then take, instead of the closest subset, one that makes up for the errors of others on
+            these inputs (`subset_sum.compensation`). They choose masks and nothing else: tolerances, widths, delta and
+            what is certified stay what they are.
         input_shape: Per-sample input shape, where neither model nor domain tells it.
         batch_axis: Axis of the batch in the model's input; None for a model of single samples.
         evaluate: Labelled data `(x, y)` for accuracies.
@@ -104,15 +111,21 @@ def compile(
         graph, folded, domains = asked.graph, asked.folded, asked.domains
         if evaluate is not None:
             evaluate = measure.labelled(folded, evaluate)
+        calibration = None if feedback is None else calibration_inputs(folded, feedback, objective)
         progress("plan", 0, 1)
         planned = plan(folded, asked.eps, delta, domains, objective, window)
         progress("plan", 1, 1)
+        if calibration is not None and (large := without_feedback(folded, planned.layout)):
+            warnings.warn(
+                Note(f"feedback: {', '.join(large)} without it: no more than {LARGEST} features can have it"),
+                stacklevel=2,
+            )
     try:
         with clock("solve"):
-            key = _key(graph, planned, seed, domains)
+            key = _key(graph, planned, seed, domains, calibration)
             by_first(lambda: None if workspace is None else workspace.begin(key, resume=resume))
             problems = sum(layer.problems for layer in planned.layers)
-            ticket = solve_network(folded, planned.layout, seed, workspace, problems, progress)
+            ticket = solve_network(folded, planned.layout, seed, workspace, problems, progress, calibration)
         with clock("certify"):
             layers = effective_layers(folded, ticket)
             errors = weight_errors(folded, ticket, layers)
@@ -182,7 +195,7 @@ def _certify(
     for index, domain in enumerate(domains):
         progress("certify", index, len(domains))
         start = time.perf_counter()
-        certificate = certify_domain(graph, errors, domain, index)
+        certificate = certify_domain(graph, errors, domain, index, progress)
         yield certificate, round(time.perf_counter() - start, 3)
     progress("certify", len(domains), len(domains))
 
@@ -239,9 +252,13 @@ def _nothing_measured(domains: Sequence[Domain]) -> Measured:
     return Measured(seconds={}, attacks=none, largest_outputs=(0.0,) * len(domains), evaluation=None, platform="")
 
 
-def _key(graph: Graph, planned: Plan, seed: int, domains: Sequence[Domain]) -> str:
+def _key(
+    graph: Graph, planned: Plan, seed: int, domains: Sequence[Domain], calibration: np.ndarray | None = None
+) -> str:
     layout = dataclasses.asdict(planned.layout)
     parts = [VERSION, target_digest(graph), layout, seed, [domain_digest(d) for d in domains]]
+    if calibration is not None:
+        parts.append([list(calibration.shape), hashlib.sha256(calibration.tobytes()).hexdigest()])
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -40,3 +40,7 @@ class UnsupportedModelError(SlthError):
     """A model that has no graph here: operations, modes or shapes outside what is compiled."""
 
     exit_code = 4
+
+
+class Note(UserWarning):
+    """What was done is not all that was asked for; one sentence says what is different."""

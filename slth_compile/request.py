@@ -13,9 +13,10 @@ from slth_compile.domain import Box, Domain, require_domain
 from slth_compile.errors import InputError
 from slth_compile.frontends.flax import import_model
 from slth_compile.graph.check import check
+from slth_compile.graph.evaluate import ArrayLike
 from slth_compile.graph.fold import fold
 from slth_compile.graph.graph import Graph
-from slth_compile.source.layout import OBJECTIVES
+from slth_compile.source.layout import CLOSEST, OBJECTIVES
 
 Domains = Domain | Sequence[Domain]
 
@@ -85,6 +86,33 @@ def refuse_objective(objective: str) -> None:
     """
     if objective not in OBJECTIVES:
         raise InputError(f"objective is {objective!r}; expected {', '.join(OBJECTIVES[:-1])} or {OBJECTIVES[-1]}")
+
+
+def calibration_inputs(graph: Graph, feedback: ArrayLike, objective: str) -> np.ndarray:
+    """Calibration inputs in float32, found to fit a network.
+
+    Args:
+        graph: The folded target.
+        feedback: What was given, `(samples, *input_shape)`.
+        objective: One of `OBJECTIVES`.
+
+    Raises:
+        InputError: No numbers, another shape, none at all, NaN or infinity, or an objective that has its own subsets.
+    """
+    if objective != CLOSEST:
+        raise InputError(f"feedback goes with the objective {CLOSEST}, not {objective}; leave one of them out")
+    try:
+        x = np.ascontiguousarray(feedback, np.float32)
+    except (TypeError, ValueError):
+        raise InputError("feedback: the calibration inputs are not numbers") from None
+    if x.shape[1:] != graph.input_shape or len(x) == 0:
+        raise InputError(
+            f"feedback: calibration inputs have shape {x.shape}; expected (samples, {str(graph.input_shape)[1:]}, at "
+            "least one sample"
+        )
+    if not np.isfinite(x).all():
+        raise InputError("feedback: the calibration inputs hold NaN or infinity; remove those samples")
+    return x
 
 
 def _parse_eps(eps: float | str) -> tuple[float, bool]:

@@ -92,6 +92,19 @@ def _apply(node: n.Node, operands: Sequence[Exact], weights: LayerWeights | None
     x = operands[0]
     v, denominator = x
     match node:
+        case n.Multiply():
+            return _times(*operands)
+        case n.Prelu():
+            _record(kinks, x)
+            above, below = (Exact(part(v, 0), denominator) for part in (np.maximum, np.minimum))
+            return _plus(above, _times(below, exact(node.slopes)))
+        case n.Clip():
+            return _clipped(x, node.low, node.high, kinks)
+        case n.HardSigmoid():
+            return _clipped(_plus(_times(x, exact(node.slope)), exact(node.offset)), 0.0, 1.0, kinks)
+        case n.HardSwish():
+            share = _clipped(_plus(x, exact(3.0)), 0.0, 6.0, kinks)
+            return _times(x, Exact(share.numerators, share.denominator * 6))
         case n.Convolution() | n.Dense():
             assert weights is not None
             return _layer(node, x, weights, kinks)
@@ -137,6 +150,15 @@ def _apply(node: n.Node, operands: Sequence[Exact], weights: LayerWeights | None
             return Exact(v.transpose(node.permutation), denominator)
         case _:
             raise TypeError(f"no exact evaluation for {type(node).__name__}")
+
+
+def _clipped(x: Exact, low: float | None, high: float | None, kinks: list | None) -> Exact:
+    for end, part in ((low, np.maximum), (high, np.minimum)):
+        if end is not None:
+            (v, limit), denominator = _common([x, exact(end)])
+            _record(kinks, Exact(v - limit, denominator))
+            x = Exact(part(v, limit), denominator)
+    return x
 
 
 def _layer(node: n.Weighted, x: Exact, weights: LayerWeights, kinks: list | None) -> Exact:

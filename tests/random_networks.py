@@ -89,7 +89,30 @@ def volume(draw: Draw) -> Graph:
     return Graph(nodes, (5,))
 
 
+def excited(draw: Draw) -> Graph:
+    """PReLU, clips, hard sigmoid and hard swish, a gate for every channel, a product of two maps."""
+    nodes = (
+        n.Input(shape=(3, 2)),
+        n.Dense(inputs=(0,), kernel=draw(2, 3), bias=draw(3)),
+        n.Prelu(inputs=(1,), slopes=np.array([-0.5, 0.25, 1.75])),
+        n.HardSwish(inputs=(1,)),
+        n.Mean(inputs=(3,), axes=(0,)),
+        n.Dense(inputs=(4,), kernel=draw(3, 3)),
+        n.HardSigmoid(inputs=(5,), slope=0.3, offset=0.5),
+        n.Reshape(inputs=(6,), shape=(1, 3)),
+        n.Multiply(inputs=(2, 7)),
+        n.Clip(inputs=(3,), low=-0.25, high=0.75),
+        n.Multiply(inputs=(9, 8)),
+        _convolution(draw, 10, (2, 3, 2)),
+        n.Clip(inputs=(11,), low=0.0),
+        n.Clip(inputs=(8,), high=0.5),
+        n.Prelu(inputs=(13,), slopes=np.array(-2.0)),
+    )
+    return Graph(nodes, (12, 14))
+
+
 NETWORKS = (strided, depthwise, residual, grouped, volume)
+ALL_NETWORKS = (*NETWORKS, excited)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -252,6 +252,62 @@ def trained_affine(draw: Draw) -> Graph:
     return Graph(nodes, (9,))
 
 
+def bent(draw: Draw) -> Graph:
+    """Every activation that is linear on pieces, slopes of every kind; a product that is broadcast."""
+    nodes = (
+        n.Input(shape=(4, 2)),
+        n.Dense(inputs=(0,), kernel=draw(2, 3), bias=draw(3)),
+        n.Prelu(inputs=(1,), slopes=np.array([-0.5, 0.25, 1.5], np.float32)),
+        n.Clip(inputs=(1,), low=-0.25, high=0.5),
+        n.Add(inputs=(2, 3)),
+        n.Dense(inputs=(4,), kernel=draw(3, 3)),
+        n.HardSigmoid(inputs=(5,), slope=0.5, offset=0.25),
+        n.HardSwish(inputs=(5,)),
+        n.Clip(inputs=(5,), high=0.25),
+        n.Multiply(inputs=(7, 6)),
+        n.Add(inputs=(8, 9)),
+        n.Dense(inputs=(10,), kernel=draw(3, 2), bias=draw(2)),
+        n.Clip(inputs=(11,), low=0.0),
+        n.Slice(inputs=(12,), start=(0, 0), limit=(1, 2), stride=(1, 1)),
+        n.Multiply(inputs=(12, 13)),
+        n.Prelu(inputs=(14,), slopes=np.float64(0.125)),
+        n.Reshape(inputs=(15,), shape=(8,)),
+        n.Dense(inputs=(16,), kernel=draw(8, 2)),
+    )
+    return Graph(nodes, (17,))
+
+
+def smooth(draw: Draw) -> Graph:
+    """Every smooth activation, one behind the other."""
+    nodes: list[n.Node] = [n.Input(shape=(3,))]
+    activations = (
+        n.Sigmoid(inputs=(2,)),
+        n.Tanh(inputs=(4,)),
+        n.Silu(inputs=(6,)),
+        n.Gelu(inputs=(8,), approximate=False),
+        n.Gelu(inputs=(10,), approximate=True),
+    )
+    for activation in activations:
+        place = len(nodes)
+        nodes += [
+            n.Dense(inputs=(place - 1,), kernel=draw(3, 3), bias=draw(3)),
+            dataclasses.replace(activation, inputs=(place,)),
+        ]
+    return Graph((*nodes, n.Dense(inputs=(len(nodes) - 1,), kernel=draw(3, 2))), (len(nodes),))
+
+
+class SqueezeExcite(nn.Module):
+    """A block as mobile networks have it: hard swish, a gate for every channel by two layers, gelu at the head."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.hard_swish(nn.Conv(4, (2, 2))(x))
+        gate = nn.relu(nn.Dense(2)(x.mean((1, 2))))
+        x = x * nn.hard_sigmoid(nn.Dense(4)(gate))[:, None, None, :]
+        x = nn.silu(nn.Conv(3, (1, 1))(x)).mean((1, 2))
+        return nn.Dense(2)(nn.gelu(nn.Dense(3)(x)))
+
+
 def single(draw: Draw) -> Callable[[jax.Array], jax.Array]:
     kernel, bias = draw(3, 2), draw(2)
     return lambda x: x @ kernel + bias
@@ -277,5 +333,8 @@ TARGETS = (
     Target("separable", Separable, (5, 5, 2), UNIT, 128.0),
     Target("normalised", normalised, (2, 3), (points(2, 3),), 0.5),
     Target("trained affine", trained_affine, (4,), (signed((4,)), balls(4)), 4.0),
+    Target("bent", bent, (4, 2), (signed((4, 2)), balls(4, 2)), 32.0),
+    Target("smooth", smooth, (3,), (signed((3,)), points(3)), 8.0),
+    Target("excite", lambda draw: bound(SqueezeExcite(), (3, 3, 2), draw), (3, 3, 2), (balls(3, 3, 2), *UNIT), 32.0),
     Target("single", single, (3,), (signed((3,)), points(3)), 2.0),
 )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from exact import difference_at, is_inside
-from random_networks import NETWORKS, drawer, random_case
+from random_networks import ALL_NETWORKS as NETWORKS
+from random_networks import drawer, random_case
 
 from slth_compile.certificate import attack as attack_module
 from slth_compile.certificate.attack import attack

@@ -700,6 +700,50 @@ def test_signs_follow_structure():
     ]
 
 
+def test_signs_of_activations_and_products():
+    """Bounded below by zero, or keeping the sign of what they read."""
+    always = [node("sigmoid", 0), node("hard_sigmoid", 0, slope=-1.0, offset=0.5), node("clip", 0, low=0.0, high=6.0)]
+    always += [node("prelu", 0, slopes=np.array([-1.0, 0.0]))]
+    keeps = [node("clip", 0, low=-1.0), node("clip", 0, high=0.5), node("prelu", 0, slopes=np.array([-1.0, 0.5]))]
+    keeps += [node(op, 0) for op in ("tanh", "hard_swish", "silu")] + [node("gelu", 0, approximate=True)]
+    keeps += [node("multiply", 0, 0), node("multiply", 0, 1)]
+    never = [node("clip", 0, low=-2.0, high=-1.0)]
+    nodes = [node("input", shape=[2]), *always, *keeps, *never]
+    folded = fold(build(nodes, list(range(1, len(nodes)))))
+    for nonnegative in (False, True):
+        found = nonnegative_nodes(folded, nonnegative)[1:]
+        assert found == [True] * len(always) + [nonnegative] * len(keeps) + [False]
+
+
+REFUSED = {
+    "clips to": [node("clip", 0, low=1.0, high=0.5), node("clip", 0)],
+    "expected a finite number": [
+        node("clip", 0, low=None),
+        node("clip", 0, low="0"),
+        node("hard_sigmoid", 0, slope=True, offset=0.0),
+        node("hard_sigmoid", 0, slope=10**400, offset=0.0),
+    ],
+    "unknown": [node("clip", 0, low=0.0, top=1.0), node("sigmoid", 0, slope=1.0), node("swish", 0)],
+    "lacks": [node("hard_sigmoid", 0, slope=1.0), node("gelu", 0), node("prelu", 0)],
+    "expected true or false": [node("gelu", 0, approximate=1)],
+    "NaN": [node("prelu", 0, slopes=np.array([0.5, np.nan])), node("prelu", 0, slopes=np.array([0.5, -np.inf]))],
+    "does not fit": [
+        node("prelu", 0, slopes=np.ones(3)),
+        node("prelu", 0, slopes=np.ones((1, 2))),
+        node("multiply", 0, 1),
+    ],
+    "do not fit": [node("multiply", 0), node("multiply", 0, 0, 0), node("tanh", 0, 0)],
+}
+
+
+@pytest.mark.parametrize("reason", REFUSED)
+def test_activations_and_products_that_do_not_fit(reason):
+    for entry in REFUSED[reason]:
+        nodes = [node("input", shape=[2]), node("concatenate", 0, 0, axis=0), entry]
+        with pytest.raises(VerificationError, match=reason):
+            build(nodes, [2])
+
+
 def test_linear_layer_on_a_box_is_tight():
     """One affine layer: the bound is the exact maximum, over corners, but for rounding."""
     rng = np.random.default_rng(2)

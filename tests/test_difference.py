@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from exact import difference_at, exact_evaluate, is_inside
 from hypothesis import given, settings
-from random_networks import NETWORKS, Case, drawer, random_case
+from random_networks import ALL_NETWORKS as NETWORKS
+from random_networks import Case, drawer, random_case
 
 from slth_compile.certificate import enclosure
 from slth_compile.certificate.difference import LayerErrors, bound_difference, bound_tolerances

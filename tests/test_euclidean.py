@@ -12,7 +12,8 @@ import pytest
 from exact import exact_evaluate
 from hypothesis import given
 from hypothesis import strategies as st
-from random_networks import NETWORKS, Case, drawer, random_case
+from random_networks import ALL_NETWORKS as NETWORKS
+from random_networks import Case, drawer, random_case
 from targets import TARGETS, Target
 from test_engines import checker_layers, random_errors, regions
 

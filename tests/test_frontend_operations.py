@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import linen as nn
 from frontend_helpers import RNG, bound, imported, kinds, random
@@ -127,6 +128,63 @@ def test_operations_before_and_after_a_layer(case):
     if case not in ("transpose", "pool of another axis"):
         before = imported(lambda x: operation(x) @ IMAGE_KERNEL, (4, 6, 3))
         assert expected is None or sorted(kinds(before)) == sorted(["Dense", *expected])
+
+
+CURVES = {
+    "relu6": (jax.nn.relu6, ["Clip"]),
+    "clip": (lambda x: jnp.clip(x, -1, 2), ["Clip"]),
+    "clip the other way": (lambda x: jnp.maximum(jnp.minimum(x, 0.5), -0.5), ["Clip"]),
+    "clip past itself": (lambda x: jnp.minimum(jnp.maximum(x, 0.5), -0.5), ["Clip", "Clip"]),
+    "clamp": (lambda x: lax.clamp(0.0, x, 3.0), ["Clip"]),
+    "minimum": (lambda x: jnp.minimum(x, 0.5), ["Clip"]),
+    "maximum": (lambda x: jnp.maximum(x, -0.25), ["Clip"]),
+    "minimum of infinity": (lambda x: jnp.minimum(x, jnp.inf), []),
+    "sigmoid": (jax.nn.sigmoid, ["Sigmoid"]),
+    "tanh": (nn.tanh, ["Tanh"]),
+    "hard sigmoid": (nn.hard_sigmoid, ["HardSigmoid"]),
+    "hard sigmoid by hand": (lambda x: jnp.clip(x - 0.5, 0, 2) * 0.5, ["HardSigmoid"]),
+    "hard swish": (nn.hard_swish, ["HardSwish"]),
+    "hard swish by hand": (lambda x: x * jax.nn.relu6(x + 3) / 6, ["HardSwish"]),
+    "another hard swish": (lambda x: x * jax.nn.relu6(x + 2) / 6, ["Affine", "Clip", "Multiply", "Affine"]),
+    "silu": (nn.silu, ["Silu"]),
+    "silu by hand": (lambda x: jax.nn.sigmoid(x) * x, ["Silu"]),
+    "steeper swish": (lambda x: x * jax.nn.sigmoid(2 * x), ["Affine", "Sigmoid", "Multiply"]),
+    "gelu": (nn.gelu, ["Gelu"]),
+    "gelu by erfc": (lambda x: jax.nn.gelu(x, approximate=False), ["Gelu"]),
+    "gelu by erf": (lambda x: 0.5 * x * (1 + jax.scipy.special.erf(x / 1.4142135)), ["Gelu"]),
+    "gelu by tanh": (lambda x: x / 2 * (1 + jnp.tanh(0.79788456 * (x + 0.044715 * x * x * x))), ["Gelu"]),
+    "prelu": (lambda x: jnp.where(x >= 0, x, x * np.array([-0.5, 2.0], np.float32)), ["Prelu"]),
+    "prelu of one slope": (lambda x: jnp.where(x < 0, x * -0.5, x), ["Prelu"]),
+    "prelu by max": (lambda x: jnp.maximum(x, x * np.array([-0.5, 1.0], np.float32)), ["Prelu"]),
+    "prelu by division": (lambda x: jnp.where(x < 0, x / 0.25, x), ["Prelu"]),
+    "square": (jnp.square, ["Multiply"]),
+    "cube": (lambda x: x**3, ["Multiply", "Multiply"]),
+    "gate of channels": (lambda x: x * jax.nn.sigmoid(x.mean((1, 2)))[:, None, None, :], None),
+    "gate first": (lambda x: jax.nn.sigmoid(x.mean((1, 2), keepdims=True)) * x, None),
+    "gate of positions": (lambda x: x * jax.nn.sigmoid(x.mean(3, keepdims=True)), None),
+    "gate of transposed positions": (lambda x: x * x.mean(3)[:, :4, :4].transpose(0, 2, 1)[..., None], None),
+}
+
+
+@pytest.mark.parametrize("case", CURVES)
+def test_activations_and_products(case):
+    operation, expected = CURVES[case]
+    found = kinds(imported(lambda x: operation(x @ IMAGE_KERNEL), (4, 4, 3)))
+    assert found[0] == "Dense" and (found[-1] == "Multiply" if expected is None else found[1:] == expected)
+
+
+def test_flax_prelu_keeps_its_trained_slope():
+    graph = imported(nn.Sequential([nn.Dense(3), nn.PReLU(), nn.Dense(2)]).bind(PRELU_VARIABLES), (4,))
+    assert kinds(graph) == ["Dense", "Prelu", "Dense"] and float(graph.nodes[2].slopes) == -1.5
+
+
+PRELU_VARIABLES = {
+    "params": {
+        "layers_0": {"kernel": random(4, 3), "bias": random(3)},
+        "layers_1": {"negative_slope": np.float32(-1.5)},
+        "layers_2": {"kernel": random(3, 2), "bias": random(2)},
+    }
+}
 
 
 SOFTMAXES = {

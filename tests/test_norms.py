@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from random_networks import NETWORKS as RANDOM
+from random_networks import ALL_NETWORKS as RANDOM
 from random_networks import drawer, random_case
 from targets import TARGETS
 from test_promise import MARGIN, NETWORKS, case, dense, random_tolerances, scaled, worst_found

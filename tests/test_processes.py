@@ -25,10 +25,10 @@ COMPILE = """
     from slth_compile.errors import SlthError
     from slth_compile.graph import nodes as n
     from slth_compile.graph.graph import Graph
-    from slth_compile.subset_sum import problem, windows
+    from slth_compile.subset_sum import problem, search
 
     # Small batches, so that every device of every process has some.
-    windows.batch_size = lambda window: 2 * problem.chunk_size(window)
+    search.batch_size = lambda window: 2 * problem.chunk_size(window)
     rng = np.random.default_rng(0)
     nodes = (
         n.Input(shape=(20,)),
@@ -38,11 +38,11 @@ COMPILE = """
     )
     assert jax.local_device_count() == devices and jax.process_count() == processes
     try:
-        found = slth.compile(
-            Graph(nodes, (3,)), 5e-2, domain=slth.Points(np.ones((1, 20), np.float32)), window=12, attack=False,
-            out=out,
-        )
-        print(found.ticket_id)
+        options = dict(domain=slth.Points(np.ones((1, 20), np.float32)), window=12, attack=False)
+        found = slth.compile(Graph(nodes, (3,)), 5e-2, out=out, **options)
+        calibration = rng.uniform(-1, 1, (50, 20))
+        fed_back = slth.compile(Graph(nodes, (3,)), 5e-2, out=out + "-fed-back", feedback=calibration, **options)
+        print(found.ticket_id, fed_back.ticket_id)
     except SlthError as error:
         print("refused:", error)
 """
@@ -84,9 +84,12 @@ def test_two_processes_with_two_devices_each_find_the_same_ticket(tmp_path):
     (alone,) = run(1, 1, tmp_path / "alone")
     together = run(2, 2, tmp_path / "together")
     assert together == [alone, alone]
-    for name in (MANIFEST, *STATED):
-        assert (tmp_path / "together" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["alone", "together"]
+    for end in ("", "-fed-back"):
+        first, second = tmp_path / f"together{end}", tmp_path / f"alone{end}"
+        for name in (MANIFEST, *STATED):
+            assert (first / name).read_bytes() == (second / name).read_bytes()
+    assert len(set(alone.split())) == 2
+    assert len(list(tmp_path.iterdir())) == 4
     first, second = run(1, 2, tmp_path / "together")
     assert "exists already" in first and "first of the processes" in second
 

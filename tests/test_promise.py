@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from random_networks import depthwise, drawer, grouped, residual, strided
+from random_networks import depthwise, drawer, excited, grouped, residual, strided
 
 from slth_compile.certificate.norms import point_norms
 from slth_compile.certificate.promise import _promises, promise_at_points
@@ -42,7 +42,28 @@ def heads(draw: Callable[..., np.ndarray]) -> Graph:
     return Graph(nodes, (6, 7, 4), ("probabilities", "logarithms", "features"))
 
 
-NETWORKS = (strided, depthwise, residual, grouped, heads)
+def curved(draw: Callable[..., np.ndarray]) -> Graph:
+    """A smooth activation behind every layer, a gate at the end."""
+    plain = {"stride": (1,), "padding": ((0, 1),), "dilation": (1,)}
+    nodes = (
+        n.Input(shape=(3, 2)),
+        n.Convolution(inputs=(0,), kernel=draw(2, 2, 3), bias=draw(3), **plain),
+        n.Silu(inputs=(1,)),
+        n.Dense(inputs=(2,), kernel=draw(3, 3)),
+        n.Gelu(inputs=(3,), approximate=False),
+        n.Dense(inputs=(4,), kernel=draw(3, 2), bias=draw(2)),
+        n.Tanh(inputs=(5,)),
+        n.Dense(inputs=(4,), kernel=draw(3, 2)),
+        n.Sigmoid(inputs=(7,)),
+        n.Multiply(inputs=(6, 8)),
+        n.Gelu(inputs=(9,), approximate=True),
+        n.Mean(inputs=(10,), axes=(0,)),
+        n.Dense(inputs=(11,), kernel=draw(2, 2)),
+    )
+    return Graph(nodes, (12,))
+
+
+NETWORKS = (strided, depthwise, residual, grouped, heads, excited, curved)
 
 
 @functools.cache
@@ -163,6 +184,22 @@ def test_smaller_tolerances_promise_at_least_in_proportion(network) -> None:
     for larger, factor in ((1.0, 0.7), (1.0, 0.1), (0.1, 0.5), (0.1, 1e-3)):
         whole = promise_at_points(graph, scaled(eta, larger), x)
         assert promise_at_points(graph, scaled(eta, larger * factor), x) <= factor * whole * (1 + 1e-4)
+
+
+def test_a_program_serves_graphs_of_one_structure() -> None:
+    """Constants reach it as arguments: what is promised of one network does not depend on those seen before."""
+    kernel = np.ones((2, 2), np.float32)
+
+    def promised(slope: float, scale: float) -> float:
+        nodes = (
+            n.Input(shape=(2,)),
+            n.Dense(inputs=(0,), kernel=kernel),
+            n.Prelu(inputs=(1,), slopes=np.full(2, slope, np.float32)),
+            n.Affine(inputs=(2,), scale=np.full(2, scale, np.float32)),
+        )
+        return promise_at_points(Graph(nodes, (3,)), {1: (0.01, 0.0)}, np.full((1, 2), -1.0, np.float32))
+
+    assert [promised(*pair) for pair in ((0.5, 1.0), (-3.0, 1.0), (0.5, 2.0))] == pytest.approx([0.01, 0.06, 0.02])
 
 
 def test_one_layer_is_promised_exactly_what_can_happen() -> None:

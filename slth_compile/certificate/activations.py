@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from slth_compile.certificate.derivatives import logistic, normal_distribution, tanh_distribution
 from slth_compile.certificate.enclosure import slices
 from slth_compile.certificate.propagate import window_of
 from slth_compile.graph import nodes as n
@@ -76,6 +77,22 @@ def _value(node: n.Node, operands: Sequence[np.ndarray]) -> np.ndarray:
             return np.maximum(x, 0)
         case n.LeakyRelu():
             return np.maximum(x, x.dtype.type(node.slope) * x)
+        case n.Prelu():
+            return np.where(x >= 0, x, x * node.slopes.astype(x.dtype))
+        case n.Clip():
+            return np.clip(x, node.low, node.high)
+        case n.Sigmoid():
+            return logistic(x)
+        case n.Tanh():
+            return np.tanh(x)
+        case n.HardSigmoid():
+            return np.clip(x * x.dtype.type(node.slope) + x.dtype.type(node.offset), 0, 1)
+        case n.HardSwish():
+            return x * np.clip(x + 3, 0, 6) / 6
+        case n.Silu():
+            return x * logistic(x)
+        case n.Gelu():
+            return x * (tanh_distribution(x) if node.approximate else normal_distribution(x))
         case n.MaxPool():
             return np.max(slices(x, window_of(node), -np.inf, first=1), 0)
         case n.AveragePool():
@@ -87,6 +104,8 @@ def _value(node: n.Node, operands: Sequence[np.ndarray]) -> np.ndarray:
             return x.max(tuple(a + 1 for a in node.axes))
         case n.Add():
             return operands[0] + operands[1]
+        case n.Multiply():
+            return operands[0] * operands[1]
         case n.Concatenate():
             return np.concatenate(operands, node.axis + 1)
         case n.Slice():

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from slth_compile.certificate import engine
-from slth_compile.certificate.difference import Difference, LayerErrors
+from slth_compile.certificate.difference import LayerErrors
 from slth_compile.certificate.rounding import down, published_down, published_up, up
 from slth_compile.domain import Domain
 from slth_compile.graph.graph import Graph
+from slth_compile.progress import Progress, silent
 
-# The checker recomputes interval bounds with its own order of summation, 1e-12 apart or so.
-_INTERVAL_MARGIN = 2.0**-32
+# The checker recomputes the bounds with its own order of summation: intervals 1e-12 apart or so, backward passes, whose
+# lines depend on earlier passes, 1e-10.
+_MARGINS = {"interval": 2.0**-32, "backward": 2.0**-30}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -25,7 +27,8 @@ class Certificate:
     Attributes:
         domain: Place of the domain in the ticket's list.
         kind: `"box"`, `"points"` or `"balls"`.
-        method: `"points"` for an enclosed maximum over named points, `"interval"` for the interval engine.
+        method: `"points"` for an enclosed maximum over named points, `"interval"` for the interval engine,
+            `"backward"` for forms carried to the input.
         bound: The largest entry of `per_output`.
         lower: The maximum over points is at least this; 0.0 for other kinds.
         per_output: Bounds of every output element, one float64 array a leaf.
@@ -60,35 +63,43 @@ class Certificate:
         return cls(**fixed, per_output=per_output)
 
 
-def certify_domain(graph: Graph, errors: Mapping[int, LayerErrors], domain: Domain, index: int) -> Certificate:
-    """The certificate of a ticket for one domain.
+def certify_domain(
+    graph: Graph,
+    errors: Mapping[int, LayerErrors],
+    domain: Domain,
+    index: int,
+    progress: Progress = silent,
+) -> Certificate:
+    """The certificate of a ticket for one domain, by a method that the checker replays.
 
     Args:
         graph: The folded target.
         errors: The ticket's errors of every weighted layer, by node position.
         domain: The inputs.
         index: The domain's place in the ticket's list.
+        progress: Called as regions are done.
     """
-    return certificate_of(engine.enclose(graph, errors, domain), domain.kind, index)
+    return certificate_of(engine.enclose(graph, errors, domain, replayed=True, progress=progress), domain.kind, index)
 
 
-def certificate_of(differences: Sequence[Difference], kind: str, index: int) -> Certificate:
+def certificate_of(enclosed: engine.Enclosed, kind: str, index: int) -> Certificate:
     """What is published of enclosures over the regions of a domain.
 
     Points add the width of their enclosures, which is rounding only, to the bound and take it off the lower end;
-    regions add a relative margin of 2^-32. So a checker that rounds elsewhere confirms the numbers. All are rounded
-    outward to ten significant digits.
+    regions add a relative margin, 2^-32 for intervals and 2^-30 for backward passes. So a checker that rounds elsewhere
+    confirms the numbers. All are rounded outward to ten significant digits.
 
     Args:
-        differences: One a leaf.
+        enclosed: What the engine found.
         kind: The kind of domain.
         index: The domain's place in the ticket's list.
     """
     points = kind == "points"
+    margin = _MARGINS.get(enclosed.method, 0.0)
     per_output, lowest = [], 0.0
-    for leaf in differences:
+    for leaf in enclosed.leaves:
         upper = np.maximum(np.abs(leaf.lower), np.abs(leaf.upper))
-        width = up(leaf.upper - leaf.lower) if points else up(upper * _INTERVAL_MARGIN)
+        width = up(leaf.upper - leaf.lower) if points else up(upper * margin)
         highest = up(upper + width).max(axis=0)
         highest = np.where(np.isnan(highest), np.inf, highest)
         per_output.append(np.vectorize(published_up, otypes=[np.float64])(highest))
@@ -96,4 +107,4 @@ def certificate_of(differences: Sequence[Difference], kind: str, index: int) -> 
             nearest = np.maximum(np.maximum(leaf.lower, -leaf.upper), 0.0)
             lowest = max(lowest, float(np.nan_to_num(down(nearest - width), nan=0.0).max()))
     bound = max(float(leaf.max()) for leaf in per_output)
-    return Certificate(index, kind, engine.METHODS[kind], bound, published_down(lowest), tuple(per_output))
+    return Certificate(index, kind, enclosed.method, bound, published_down(lowest), tuple(per_output))

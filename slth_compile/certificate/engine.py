@@ -2,25 +2,100 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
+import numpy as np
+
+from slth_compile.certificate.backward.engine import bound_difference_backward
 from slth_compile.certificate.difference import Difference, LayerErrors, bound_difference
+from slth_compile.certificate.sensitivity import multiplications
 from slth_compile.domain import Domain
+from slth_compile.graph import nodes as n
 from slth_compile.graph.graph import Graph
+from slth_compile.progress import Progress, silent
 
-METHODS = {"points": "points", "balls": "interval", "box": "interval"}
-"""What the engine's method is called, by the kind of domain."""
+LARGEST_WORK = 2**46
+"""Multiplications that backward passes for every element of every activation may cost, all regions together."""
 
-ARITHMETIC = "real arithmetic and exact weights"
-"""What the bounds are true for."""
+EXACT = "real arithmetic and exact weights"
+EVALUATED = "real arithmetic, and float64 in any order of summation"
+
+_REPLAYED = (
+    *(n.Input, n.Convolution, n.Dense, n.Affine, n.Relu, n.LeakyRelu, n.MaxPool, n.Maximum, n.AveragePool, n.Mean),
+    *(n.Add, n.Concatenate, n.Slice, n.Pad, n.Reshape, n.Transpose, n.Softmax, n.LogSoftmax),
+)
 
 
-def enclose(graph: Graph, errors: Mapping[int, LayerErrors], domain: Domain) -> tuple[Difference, ...]:
-    """Enclosures of `g - f` and of `f`, one a leaf, for every region of a domain.
+class Enclosed(NamedTuple):
+    """Enclosures of a domain's regions.
+
+    Attributes:
+        leaves: Of `g - f` and of `f`, one an output leaf.
+        method: `"points"`, `"backward"` or `"interval"`.
+    """
+
+    leaves: tuple[Difference, ...]
+    method: str
+
+
+def enclose(
+    graph: Graph,
+    errors: Mapping[int, LayerErrors],
+    domain: Domain,
+    *,
+    replayed: bool = False,
+    progress: Progress = silent,
+) -> Enclosed:
+    """Enclosures of `g - f` and of `f` for every region of a domain, by the engine that bounds them closest.
+
+    Points leave rounding alone to intervals. Over regions backward passes are tried, unless they cost too much, and
+    kept where the largest bound is below the interval engine's.
 
     Args:
         graph: The folded network `f`.
         errors: Of every weighted layer of `g`, by node position.
         domain: The inputs.
+        replayed: True leaves out what the independent checker cannot replay: backward passes through smooth
+            activations and products.
+        progress: Called as regions are done.
     """
-    return bound_difference(graph, errors, *domain.regions())
+    regions = domain.regions()
+    plain = bound_difference(graph, errors, *regions)
+    if domain.kind == "points":
+        return Enclosed(plain, "points")
+    if _work(graph, len(regions[0])) > LARGEST_WORK or (replayed and not _is_replayed(graph)):
+        return Enclosed(plain, "interval")
+    close = bound_difference_backward(graph, errors, *regions, progress=progress)
+    return Enclosed(close, "backward") if _largest(close) < _largest(plain) else Enclosed(plain, "interval")
+
+
+def arithmetic_of(graph: Graph, method: str) -> str:
+    """What a bound is true for: backward passes take rounding in, where the network rounds as IEEE arithmetic does."""
+    return EVALUATED if method == "backward" and _is_rational(graph) else EXACT
+
+
+def _is_replayed(graph: Graph) -> bool:
+    return all(isinstance(node, _REPLAYED) for node in graph.nodes)
+
+
+def _is_rational(graph: Graph) -> bool:
+    """Whether no node takes an exponential: what libraries make of one is in no standard."""
+    rational = (*_REPLAYED, n.Prelu, n.Clip, n.HardSigmoid, n.HardSwish, n.Multiply)
+    return all(isinstance(node, rational) and not isinstance(node, n.Softmax | n.LogSoftmax) for node in graph.nodes)
+
+
+def _work(graph: Graph, regions: int) -> int:
+    """Three products a layer for two rows an element; a row reaches half of the layers."""
+    bent = sum(
+        math.prod(graph.shapes[node.inputs[0]])
+        for node in graph.nodes
+        if isinstance(node, n.Activation | n.MaxPool | n.Maximum)
+    )
+    return 3 * bent * multiplications(graph) * regions
+
+
+def _largest(leaves: tuple[Difference, ...]) -> float:
+    ends = [np.maximum(np.abs(leaf.lower), np.abs(leaf.upper)).max() for leaf in leaves]
+    return float(np.nan_to_num(np.max(ends), nan=np.inf))

@@ -28,6 +28,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from slth_compile.certificate.derivatives import steepest
 from slth_compile.certificate.difference import LayerErrors
 from slth_compile.certificate.rounding import UNIT_ROUNDOFF, up
 from slth_compile.certificate.spectral import axes_of, norms_of, operator_norm, row_norms
@@ -190,6 +191,18 @@ def unweighted_step(node: n.Node, shapes: Sequence[tuple[int, ...]], states: Seq
     match node:
         case n.Add():
             return Euclidean(*(up(a + b) for a, b in zip(*states, strict=True)))
+        case n.Multiply():
+            # No element exceeds the norm: |a db + (b + db) da| <= |a| |db| + (|b| + |db|) |da|, broadcast or not.
+            (a, apart, da), (b, other, db) = states
+            return Euclidean(
+                _product(a, b),
+                _plus(_product(a, other), _product(b, apart)),
+                _plus(_product(a, db), _product(up(b + db), da)),
+            )
+        case n.Prelu() | n.Clip() | n.Sigmoid() | n.Tanh() | n.HardSigmoid() | n.HardSwish() | n.Silu() | n.Gelu():
+            norm, spread, difference = _times(state, steepest(node))
+            zero = abs(_at_zero(node)) * up(np.sqrt(np.float64(math.prod(shape))))
+            return Euclidean(up(norm + up(zero)), spread, difference)
         case n.Concatenate():
             return Euclidean(*(norms_of(np.stack(parts, 1)) for parts in zip(*states, strict=True)))
         case n.Affine():
@@ -213,6 +226,20 @@ def unweighted_step(node: n.Node, shapes: Sequence[tuple[int, ...]], states: Seq
             return Euclidean(up(norm + at_zero), spread, difference)
         case _:
             return _times(state, _factor(node, shape))
+
+
+def _at_zero(node: n.Activation) -> float:
+    """An activation's value at zero."""
+    match node:
+        case n.Sigmoid():
+            return 0.5
+        case n.HardSigmoid():
+            return min(max(node.offset, 0.0), 1.0)
+        case n.Clip():
+            above = 0.0 if node.low is None else max(0.0, node.low)
+            return above if node.high is None else min(above, node.high)
+        case _:
+            return 0.0
 
 
 def _factor(node: n.Node, shape: tuple[int, ...]) -> float:

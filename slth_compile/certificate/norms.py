@@ -28,6 +28,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from slth_compile.certificate.activations import activations
+from slth_compile.certificate.derivatives import steepest
 from slth_compile.certificate.difference import THREADS
 from slth_compile.certificate.propagate import window_of
 from slth_compile.certificate.sensitivity import window_sums
@@ -45,15 +46,18 @@ class PointNorms:
         maps: By position of the layer: `(N, M, largest column norm of R, largest column norm for entries in [-1, 1])`.
         sums: By position, `(samples, 4)`: norm and largest element of the window sums of |x|, norm and largest element
             of ones in their place.
+        peaks: By position of every product of two nodes, `(samples, 2)`: the largest |a| and |b|.
     """
 
     graph: Graph
     maps: Mapping[int, tuple[float, float, float, float]]
     sums: Mapping[int, np.ndarray]
+    peaks: Mapping[int, np.ndarray]
 
     def picked(self, rows: np.ndarray) -> PointNorms:
         """The same for some of the points."""
-        return dataclasses.replace(self, sums={i: sums[rows] for i, sums in self.sums.items()})
+        sums, peaks = ({i: found[rows] for i, found in table.items()} for table in (self.sums, self.peaks))
+        return dataclasses.replace(self, sums=sums, peaks=peaks)
 
     @np.errstate(over="ignore", invalid="ignore")
     def bound(self, tolerances: Mapping[int, tuple[float, float]]) -> np.ndarray:
@@ -64,6 +68,8 @@ class PointNorms:
             operands = [found[j] for j in node.inputs]
             if isinstance(node, n.Convolution | n.Dense):
                 rho, top = self._layer(i, operands[0][0], *tolerances[i])
+            elif isinstance(node, n.Multiply):
+                rho, top = self._product(i, operands)
             else:
                 rho, top = _moved(node, operands, self.graph.shapes[node.inputs[0]])
             found.append((rho, np.minimum(rho, top)))
@@ -77,6 +83,14 @@ class PointNorms:
             (column + eta * column_ones) * rho + eta * largest + eta_bias * largest_ones,
         )
 
+    def _product(self, i: int, operands: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+        """Of `(a + da)(b + db) - a b = (b + db) da + a db`; a db repeats each element of db."""
+        (rho_a, top_a), (rho_b, top_b) = operands
+        a, b = self.peaks[i].T
+        first, second = (math.prod(self.graph.shapes[j]) for j in self.graph.nodes[i].inputs)
+        repeats = math.sqrt(first / second)
+        return (b + top_b) * rho_a + repeats * a * rho_b, (b + top_b) * top_a + a * top_b
+
 
 def point_norms(graph: Graph, x: np.ndarray) -> PointNorms:
     """The norms of a network at points.
@@ -89,6 +103,8 @@ def point_norms(graph: Graph, x: np.ndarray) -> PointNorms:
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(THREADS) as pool:
         maps = dict(zip(graph.layers, pool.map(_map_norms, (graph.nodes[i] for i in graph.layers)), strict=True))
     sums: dict[int, list[list[float]]] = {i: [] for i in graph.layers}
+    products = [i for i, node in enumerate(graph.nodes) if isinstance(node, n.Multiply)]
+    peaks: dict[int, list[list[float]]] = {i: [] for i in products}
     for point in np.asarray(x, np.float32):
         with np.errstate(all="ignore"):
             values = activations(graph, point[None])
@@ -98,7 +114,10 @@ def point_norms(graph: Graph, x: np.ndarray) -> PointNorms:
             count = math.prod(graph.shapes[i])
             norm = math.sqrt(float(np.square(z).sum()) * (count / z.size))
             sums[i].append([norm, float(z.max()), math.sqrt(count), 1.0])
-    return PointNorms(graph, maps, {i: np.asarray(rows) for i, rows in sums.items()})
+        for i in products:
+            peaks[i].append([float(np.abs(values[j]).max()) for j in graph.nodes[i].inputs])
+    tables = ({i: np.asarray(rows) for i, rows in table.items()} for table in (sums, peaks))
+    return PointNorms(graph, maps, *tables)
 
 
 def _map_norms(node: n.Node) -> tuple[float, float, float, float]:
@@ -137,6 +156,9 @@ def _moved(
     match node:
         case n.Add():
             return rho + operands[1][0], top + operands[1][1]
+        case n.Prelu() | n.HardSigmoid() | n.HardSwish() | n.Sigmoid() | n.Silu() | n.Gelu():
+            slope = steepest(node)
+            return slope * rho, slope * top
         case n.Concatenate():
             return np.sqrt(sum(r**2 for r, _ in operands)), np.max([t for _, t in operands], 0)
         case n.MaxPool():

@@ -5,6 +5,8 @@ before it and a residual:
 
     layer      d' = W d + r,             |r| <= eta * sum of |z| over the window + eta_b,  |z| <= |x| + D
     relu       d' = [y > 0] d + r,       0 <= r <= max(0, D - |y|)
+    smooth     d' = a'(y) d + r,     |r| <= sup |a''| D^2 / 2, kinks as above
+    product    d' = b da + a db + r, |r| <= Da Db
     max-pool   d' = d[argmax x] + r,     0 <= r <= max(0, max over others of (x + D) - (x - D)[argmax])
 
 with D an interval bound on |d|. Then `|d_out| <= sum over nodes |A| |r|` with A the output's derivative by the
@@ -31,11 +33,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from slth_compile.certificate.derivatives import derivative, remainder, steepest
 from slth_compile.certificate.difference import window_of
 from slth_compile.certificate.enclosure import slices
 from slth_compile.certificate.sensitivity import multiplications
 from slth_compile.graph import nodes as n
-from slth_compile.graph.evaluate import apply_node, linear, target_weights
+from slth_compile.graph.evaluate import apply_node, linear
 from slth_compile.graph.graph import Graph, Structure
 
 LARGEST_WORK = 2**37
@@ -87,9 +90,7 @@ def _promises(graph: Graph, tolerances: Mapping[int, tuple[float, float]], x: np
     outputs = sum(math.prod(graph.shapes[i]) for i in graph.outputs)
     elements = max(math.prod(shape) for shape in graph.shapes) * min(outputs, _ROWS)
     size = max(1, min(_BATCH, _CHUNK_BYTES // (8 * elements)))
-    weights = {
-        i: (_single(w.positive), None if w.bias is None else _single(w.bias)) for i, w in target_weights(graph).items()
-    }
+    weights = {i: _arrays(node) for i, node in enumerate(graph.nodes)}
     eta = {i: (jnp.float32(kernel), jnp.float32(bias)) for i, (kernel, bias) in tolerances.items()}
     program = _program(Structure(graph), start)
     bounds = []
@@ -98,6 +99,20 @@ def _promises(graph: Graph, tolerances: Mapping[int, tuple[float, float]], x: np
         bounds.append(np.asarray(program(weights, eta, _single(x[rows])), np.float64))
     # What overflows on the way is bounded by nothing.
     return np.nan_to_num(np.concatenate(bounds)[: len(x)], nan=np.inf, posinf=np.inf)
+
+
+def _arrays(node: n.Node) -> tuple[jax.Array | None, ...]:
+    """A node's parameters, which reach a program as arguments: it serves all graphs of one structure."""
+    match node:
+        case n.Convolution() | n.Dense():
+            found = node.kernel, node.bias
+        case n.Affine():
+            found = node.scale, node.shift
+        case n.Prelu():
+            found = (node.slopes,)
+        case _:
+            return ()
+    return tuple(None if array is None else _single(array) for array in found)
 
 
 @functools.lru_cache(maxsize=32)
@@ -156,9 +171,20 @@ def _forward(graph: Graph, weights: Any, eta: Any, x: jax.Array) -> tuple[list[j
                 continue
             case n.Relu() | n.LeakyRelu():
                 slope = node.slope if isinstance(node, n.LeakyRelu) else 0.0
-                near = _SLACK * _largest(jnp.abs(y)).reshape(-1, *(1,) * (y.ndim - 1))
-                residuals[i] = (1 - slope) * jnp.maximum(0, jnp.where(d > 0, d + near, 0) - jnp.abs(y))
+                residuals[i] = (1 - slope) * jnp.maximum(0, jnp.where(d > 0, d + _near(y), 0) - jnp.abs(y))
                 reach.append(jnp.where(y > 0, d, slope * d + residuals[i]))
+            case n.Prelu():
+                (slopes,) = weights[i]
+                residuals[i] = remainder(node, y, d, _near(y), slopes)
+                reach.append(jnp.abs(derivative(node, y, slopes)) * d + residuals[i])
+                values.append(jnp.where(y >= 0, y, slopes * y))
+                continue
+            case n.Clip() | n.Sigmoid() | n.Tanh() | n.HardSigmoid() | n.HardSwish() | n.Silu() | n.Gelu():
+                residuals[i] = remainder(node, y, d, _near(y))
+                reach.append(jnp.minimum(jnp.abs(derivative(node, y)) * d + residuals[i], steepest(node) * d))
+            case n.Multiply():
+                residuals[i] = d * ds[1]
+                reach.append(d * jnp.abs(operands[1]) + jnp.abs(y) * ds[1] + residuals[i])
             case n.MaxPool() | n.Maximum():
                 top, low, best = _maxima(node, y, d)
                 residuals[i] = jnp.maximum(0, top - low)
@@ -168,7 +194,11 @@ def _forward(graph: Graph, weights: Any, eta: Any, x: jax.Array) -> tuple[list[j
             case n.LogSoftmax():
                 reach.append(jnp.broadcast_to(2 * jnp.max(d, node.axis + 1, keepdims=True), d.shape))
             case n.Affine():
-                reach.append(d if node.scale is None else d * jnp.abs(jnp.asarray(node.scale, d.dtype)))
+                scale, shift = weights[i]
+                y, d = (y, d) if scale is None else (y * scale, d * jnp.abs(scale))
+                values.append(y if shift is None else y + shift)
+                reach.append(d)
+                continue
             case _:
                 reach.append(apply_node(node, ds))
         values.append(apply_node(node, operands))
@@ -193,6 +223,12 @@ def _linearised(
                 d = jnp.where(y > 0, d, 0)
             case n.LeakyRelu():
                 d = jnp.where(y > 0, d, node.slope * d)
+            case n.Prelu():
+                d = d * derivative(node, y, weights[i][0])
+            case n.Clip() | n.Sigmoid() | n.Tanh() | n.HardSigmoid() | n.HardSwish() | n.Silu() | n.Gelu():
+                d = d * derivative(node, y)
+            case n.Multiply():
+                d = d * values[node.inputs[1]] + y * ds[1]
             case n.MaxPool() | n.Maximum():
                 rows, axis = _rows(node, y, -jnp.inf)
                 moved, _ = _rows(node, d)
@@ -203,7 +239,8 @@ def _linearised(
             case n.Softmax() | n.LogSoftmax():
                 pass
             case n.Affine():
-                d = d if node.scale is None else d * jnp.asarray(node.scale, d.dtype)
+                scale, _ = weights[i]
+                d = d if scale is None else d * scale
             case _:
                 d = apply_node(node, ds)
         found.append(d + noise[i] if i in noise else d)
@@ -238,6 +275,11 @@ def _maxima(node: n.MaxPool | n.Maximum, y: jax.Array, d: jax.Array) -> tuple[ja
     top = jnp.max(jnp.where(index == first, -jnp.inf, rows + ds), axis)
     floor = jnp.max(rows - ds, axis, keepdims=True)
     return top, low, jnp.max(jnp.where(rows + ds >= floor, ds, 0), axis)
+
+
+def _near(y: jax.Array) -> jax.Array:
+    """What an activation may be off by, of the rank of `y`."""
+    return _SLACK * _largest(jnp.abs(y)).reshape(-1, *(1,) * (y.ndim - 1))
 
 
 def _largest(values: jax.Array) -> jax.Array:

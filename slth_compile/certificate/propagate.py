@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from slth_compile.certificate import enclosure as e
-from slth_compile.certificate import relaxations
+from slth_compile.certificate import kinked, pointwise, relaxations
 from slth_compile.certificate.rounding import without_subnormals
 from slth_compile.graph import nodes as n
 from slth_compile.graph.evaluate import pool_counts
@@ -79,8 +79,10 @@ def propagate(graph: Graph, layers: Callable[[int], Layer], lower: e.Array, uppe
         upper: Upper ends, likewise.
     """
     compiled = not isinstance(lower, np.ndarray)
-    by_layer, by_scale, by_node = (
-        (_weighted_program, _scaled_program, _unweighted_program) if compiled else (weighted, scaled, unweighted)
+    by_layer, by_scale, by_slopes, by_node = (
+        (_weighted_program, _scaled_program, _bent_program, _unweighted_program)
+        if compiled
+        else (weighted, scaled, bent, unweighted)
     )
     last = {i: position for position, node in enumerate(graph.nodes) for i in node.inputs}
     pairs = {0: _entered(lower, upper)}
@@ -90,6 +92,8 @@ def propagate(graph: Graph, layers: Callable[[int], Layer], lower: e.Array, uppe
             pairs[position] = by_layer(window_of(node), operands[0], layers(position))
         elif isinstance(node, n.Affine):
             pairs[position] = by_scale(operands[0], *affine_ends(node))
+        elif isinstance(node, n.Prelu):
+            pairs[position] = by_slopes(operands[0], pointwise.prelu_interval(node))
         else:
             pairs[position] = by_node(Operation(node), operands)
         for i in {*node.inputs} - {*graph.outputs}:
@@ -111,6 +115,7 @@ def _left(pair: Pair) -> list[e.Array]:
 
 
 def weighted(window: e.Window, pair: Pair, layer: Layer) -> Pair:
+    """A weighted layer: `W x + b`, and `W d + E_p max(z, 0) + E_n min(z, 0) + e_b` with `z = x + d`."""
     x, d = pair
     z = x if d is None else e.added(x, d)
     if layer.negative is None:
@@ -128,26 +133,48 @@ def weighted(window: e.Window, pair: Pair, layer: Layer) -> Pair:
 
 
 def scaled(pair: Pair, scale: e.Interval | None, shift: e.Interval | None) -> Pair:
+    """`v * scale + shift` in both networks, either absent."""
     pair = pair if scale is None else _both(pair, lambda v: e.multiplied(v, scale))
     return _both(Pair(pair.x if shift is None else e.added(pair.x, shift), pair.d), e.repaired)
 
 
+def bent(pair: Pair, slopes: e.Interval) -> Pair:
+    """A PReLU, its slopes apart from it, as `pointwise.prelu_interval` gives them."""
+    x, d = pair
+    moved = None if d is None else kinked.prelu_difference(x, d, slopes)
+    return _both(Pair(kinked.prelu_values(x, slopes), moved), e.repaired)
+
+
 def unweighted(operation: Operation, operands: Sequence[Pair]) -> Pair:
+    """Any other node but PReLU."""
     return _both(_image(operation.node, operands), e.repaired)
 
 
 _weighted_program = functools.partial(jax.jit, static_argnums=0)(weighted)
 _scaled_program = jax.jit(scaled)
+_bent_program = jax.jit(bent)
 _unweighted_program = functools.partial(jax.jit, static_argnums=0)(unweighted)
 
 
 def _image(node: n.Node, operands: Sequence[Pair]) -> Pair:
     x, d = operands[0]
     match node:
-        case n.Relu() | n.LeakyRelu():
-            slope = node.slope if isinstance(node, n.LeakyRelu) else 0.0
-            moved = None if d is None else relaxations.activation_difference(x, d, slope)
-            return Pair(relaxations.activation_image(x, slope), moved)
+        case (
+            n.Relu()
+            | n.LeakyRelu()
+            | n.Clip()
+            | n.Sigmoid()
+            | n.Tanh()
+            | n.HardSigmoid()
+            | n.HardSwish()
+            | n.Silu()
+            | n.Gelu()
+        ):
+            moved = None if d is None else pointwise.difference_image(node, x, d)
+            return Pair(pointwise.value_image(node, x), moved)
+        case n.Multiply():
+            a, b = operands
+            return Pair(*pointwise.product_image((a.x, b.x), (a.d, b.d)))
         case n.MaxPool():
             window = window_of(node)
             return _largest(operands[0], lambda v: e.slices(v, window, -np.inf))
@@ -202,6 +229,7 @@ def _concatenated(operands: Sequence[Pair], axis: int) -> Pair:
 
 
 def rearranged(node: n.Node, values: Any) -> Any:
+    """What a node that only moves elements makes of an array `(*shape, batch)`."""
     match node:
         case n.Slice():
             return values[tuple(slice(*ends) for ends in zip(node.start, node.limit, node.stride, strict=True))]
@@ -228,6 +256,8 @@ def window_of(node: n.Node) -> e.Window:
 
 
 def affine_ends(node: n.Affine) -> tuple[e.Interval | None, e.Interval | None]:
+    """Scale and shift as `scaled` takes them."""
+
     def exact(array: np.ndarray | None) -> e.Interval | None:
         if array is None:
             return None

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from slth_compile.certificate.enclosure import Interval, library, nonnegative_part
+from slth_compile.certificate.enclosure import Interval, library
 from slth_compile.certificate.rounding import down, up, without_subnormals
 
 Rounding = Callable[[Any], Any]

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from slth_compile.certificate.activations import activations, by_group, part_of
+from slth_compile.certificate.derivatives import derivative
 from slth_compile.certificate.enclosure import Window, slices
 from slth_compile.certificate.propagate import window_of
 from slth_compile.graph import nodes as n
@@ -47,8 +48,8 @@ def sensitivities(graph: Graph, x: np.ndarray) -> dict[int, tuple[float, float]]
         values = activations(graph, point[None])
         sums = {i: window_sums(graph.nodes[i], np.abs(values[graph.nodes[i].inputs[0]])) for i in graph.layers}
         for row in rows:
-            for i, derivative in _derivatives(graph, values, int(row)).items():
-                size = np.abs(derivative)
+            for i, pulled in _derivatives(graph, values, int(row)).items():
+                size = np.abs(pulled)
                 found = float((size * sums[i]).sum(dtype=np.float64)), float(size.sum(dtype=np.float64))
                 largest[i] = (max(largest[i][0], found[0]), max(largest[i][1], found[1]))
     return largest
@@ -110,8 +111,10 @@ def _pulled(node: n.Node, operands: Sequence[np.ndarray], gradient: np.ndarray) 
             return (gradient if node.scale is None else gradient * node.scale.astype(np.float32),)
         case n.Relu():
             return (np.where(x > 0, gradient, 0),)
-        case n.LeakyRelu():
-            return (np.where(x > 0, gradient, np.float32(node.slope) * gradient),)
+        case n.Prelu():
+            return (gradient * derivative(node, x, node.slopes.astype(np.float32)),)
+        case n.LeakyRelu() | n.Clip() | n.Sigmoid() | n.Tanh() | n.HardSigmoid() | n.HardSwish() | n.Silu() | n.Gelu():
+            return (gradient * derivative(node, x).astype(np.float32, copy=False),)
         case n.MaxPool():
             window = window_of(node)
             parts = slices(x, window, -np.inf, first=1)
@@ -129,6 +132,10 @@ def _pulled(node: n.Node, operands: Sequence[np.ndarray], gradient: np.ndarray) 
             return (np.where(x == x.max(axes, keepdims=True), spread, 0),)
         case n.Add():
             return (gradient, gradient)
+        case n.Multiply():
+            other = operands[1]
+            spread = tuple(axis for axis, size in enumerate(other.shape) if size != x.shape[axis])
+            return gradient * other, (gradient * x).sum(spread, keepdims=True)
         case n.Concatenate():
             ends = np.cumsum([v.shape[node.axis + 1] for v in operands])[:-1]
             return np.split(gradient, ends, node.axis + 1)

@@ -135,6 +135,16 @@ def unweighted(node: Node, shapes: Sequence[tuple[int, ...]], lengths: Sequence[
     match node.op:
         case "add":
             return Lengths(*(up(a + b) for a, b in zip(*lengths, strict=True)))
+        case "multiply":
+            # |a db + zb da| <= |a| |db| + (|b| + |db|) |da|, as no element is longer than all of them together
+            a, b = lengths
+            apart = up(_times(a.x, b.apart) + _times(b.x, a.apart))
+            return Lengths(_times(a.x, b.x), apart, up(_times(a.x, b.d) + _times(up(b.x + b.d), a.d)))
+        case op if op in _STEEPEST:
+            slope = np.array(_steepest(node))
+            moved = Lengths(*(_times(slope, v) for v in one))
+            root = up(np.sqrt(np.array(float(math.prod(shape)))))
+            return moved._replace(x=up(moved.x + up(np.abs(_at_zero(node)) * root)))
         case "concatenate":
             return Lengths(*(vector_norms(np.stack(parts, axis=1)) for parts in zip(*lengths, strict=True)))
         case "affine":
@@ -159,6 +169,35 @@ def unweighted(node: Node, shapes: Sequence[tuple[int, ...]], lengths: Sequence[
         case _:
             square = _squared_stretch(node, shape)
             return one if square == 1 else Lengths(*(_times(up(np.sqrt(square)), v) for v in one))
+
+
+_STEEPEST = {
+    "prelu": 1.0,
+    "clip": 1.0,
+    "sigmoid": 0.25,
+    "tanh": 1.0,
+    "hard_sigmoid": 0.0,
+    "hard_swish": 1.5,
+    "silu": 1.1,
+    "gelu": 1.13,
+}
+
+
+def _steepest(node: Node) -> float:
+    """No activation of these moves two numbers further apart than this many times."""
+    slopes = node.arrays.get("slopes")
+    own = abs(node.fields.get("slope", 0.0)) if slopes is None else float(np.abs(slopes).max())
+    return max(_STEEPEST[node.op], own)
+
+
+def _at_zero(node: Node) -> float:
+    if node.op == "sigmoid":
+        return 0.5
+    if node.op == "hard_sigmoid":
+        return min(max(node.fields["offset"], 0.0), 1.0)
+    if node.op == "clip":
+        return min(max(0.0, node.fields.get("low", 0.0)), node.fields.get("high", np.inf))
+    return 0.0
 
 
 def _squared_stretch(node: Node, shape: tuple[int, ...]) -> np.ndarray:

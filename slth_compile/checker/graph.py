@@ -77,6 +77,7 @@ def _axis(value: Any, what: str) -> int:
 @dataclasses.dataclass(frozen=True)
 class _Operation:
     fields: Mapping[str, Callable[[Any, str], Any]] = dataclasses.field(default_factory=dict)
+    optional_fields: frozenset[str] = frozenset()
     required: frozenset[str] = frozenset()
     optional: frozenset[str] = frozenset()
     operands: int | None = 1
@@ -88,17 +89,28 @@ _KERNEL, _BIAS = frozenset({"kernel"}), frozenset({"bias"})
 
 _OPERATIONS: dict[str, _Operation] = {
     "input": _Operation({"shape": _sizes}, operands=0),
-    "convolution": _Operation(_CONVOLUTION, _KERNEL, _BIAS),
-    "dense": _Operation({}, _KERNEL, _BIAS),
-    "batch_norm": _Operation({"epsilon": real}, frozenset({"mean", "variance"}), frozenset({"scale", "bias"})),
+    "convolution": _Operation(_CONVOLUTION, required=_KERNEL, optional=_BIAS),
+    "dense": _Operation(required=_KERNEL, optional=_BIAS),
+    "batch_norm": _Operation(
+        {"epsilon": real}, required=frozenset({"mean", "variance"}), optional=frozenset({"scale", "bias"})
+    ),
     "affine": _Operation({"trained": flag}, optional=frozenset({"scale", "shift"})),
     "relu": _Operation(),
     "leaky_relu": _Operation({"slope": real}),
+    "prelu": _Operation(required=frozenset({"slopes"})),
+    "clip": _Operation({"low": real, "high": real}, optional_fields=frozenset({"low", "high"})),
+    "sigmoid": _Operation(),
+    "tanh": _Operation(),
+    "hard_sigmoid": _Operation({"slope": real, "offset": real}),
+    "hard_swish": _Operation(),
+    "silu": _Operation(),
+    "gelu": _Operation({"approximate": flag}),
     "max_pool": _Operation(_WINDOW),
     "average_pool": _Operation({**_WINDOW, "count_padding": flag}),
     "mean": _Operation({"axes": _axes}),
     "maximum": _Operation({"axes": _axes}),
     "add": _Operation(operands=2),
+    "multiply": _Operation(operands=2),
     "concatenate": _Operation({"axis": _axis}, operands=None),
     "slice": _Operation({"start": _axes, "limit": _sizes, "stride": _sizes}),
     "pad": _Operation({"padding": _pairs}),
@@ -153,7 +165,8 @@ def _parse_node(
         raise VerificationError("target", f"{what} has the operation {op[:40]!a}, unknown or not allowed there")
     kind = _OPERATIONS[op]
     present = sorted(kind.required | (kind.optional & set(entry)))
-    entry = record(entry, ("op", "inputs", *kind.fields, *present), what)
+    static = [key for key in kind.fields if key not in kind.optional_fields or key in entry]
+    entry = record(entry, ("op", "inputs", *static, *present), what)
     inputs = _axes(entry["inputs"], f"the inputs of {what}")
     if (
         any(i >= position for i in inputs)
@@ -161,9 +174,8 @@ def _parse_node(
         or bool(inputs) != bool(position)
     ):
         raise VerificationError("target", f"{what} ('{op}') has the inputs {list(inputs)[:20]}, which do not fit")
-    fields = {key: parse(entry[key], f"'{key}' of {what}") for key, parse in kind.fields.items()}
-    if op == "leaky_relu" and not 0 <= fields["slope"] <= 1:
-        raise VerificationError("target", f"{what} has the slope {fields['slope']}, expected 0 to 1")
+    fields = {key: kind.fields[key](entry[key], f"'{key}' of {what}") for key in static}
+    _check_fields(op, fields, what)
     names = {field: f"{position}.{field}" for field in present}
     for field, name in names.items():
         _check_parameter(entry[field], name, tensors)
@@ -174,6 +186,13 @@ def _parse_node(
         if not np.isfinite(array).all():
             raise VerificationError("weights", f"the parameter '{names[field]}' of the target holds NaN or infinity")
     return Node(op, inputs, fields, arrays, shape), tuple(names.values())
+
+
+def _check_fields(op: str, fields: Mapping[str, Any], what: str) -> None:
+    if op == "leaky_relu" and not 0 <= fields["slope"] <= 1:
+        raise VerificationError("target", f"{what} has the slope {fields['slope']}, expected 0 to 1")
+    if op == "clip" and (not fields or fields.get("low", -np.inf) > fields.get("high", np.inf)):
+        raise VerificationError("target", f"{what} clips to {dict(fields)}, expected low <= high, or one of them")
 
 
 def _check_parameter(entry: Any, name: str, tensors: Mapping[str, Tensor]) -> None:

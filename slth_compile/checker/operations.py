@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from slth_compile.checker import activations, pooling
+from slth_compile.checker import activations, kinked, pooling, smooth
 from slth_compile.checker.arithmetic import Interval, down, up
 from slth_compile.checker.graph import Node
 from slth_compile.errors import VerificationError
@@ -33,6 +33,16 @@ def unweighted(node: Node, operands: list[State]) -> State:
             slope = node.fields.get("slope", 0.0)
             change = None if d is None else activations.leaky_relu_difference(x, d, slope)
             return State(activations.leaky_relu(x, slope), change)
+        case "prelu":
+            slopes = node.arrays["slopes"]
+            return State(kinked.prelu(x, slopes), None if d is None else kinked.prelu_change(x, d, slopes))
+        case "clip" | "hard_sigmoid":
+            return _clip(node, x, d)
+        case op if op in smooth.OPERATIONS:
+            change = None if d is None else smooth.change(op, node.fields, x, d)
+            return State(smooth.value(op, node.fields, x), change)
+        case "multiply":
+            return _multiply(*operands)
         case "max_pool":
             change = None if d is None else pooling.max_pool_difference(x, shifted(x, d), d, node.fields)
             return State(pooling.max_pool(x, node.fields), change)
@@ -52,6 +62,31 @@ def unweighted(node: Node, operands: list[State]) -> State:
             return State(_join([s.x for s in operands], axis), _join_differences(operands, axis))
         case _:
             return State(_linear(node, x, True), None if d is None else _linear(node, d, False))
+
+
+def _clip(node: Node, x: Interval, d: Interval | None) -> State:
+    """A clip; a hard sigmoid is one to [0, 1], behind an affine map."""
+    low, high = node.fields.get("low"), node.fields.get("high")
+    if node.op == "hard_sigmoid":
+        slope, low, high = node.fields["slope"], 0.0, 1.0
+        x = kinked.affine(x, slope, node.fields["offset"])
+        d = None if d is None else kinked.affine(d, slope, 0.0)
+    return State(kinked.clip(x, low, high), None if d is None else kinked.clip_change(x, d, low, high))
+
+
+def _multiply(a: State, b: State) -> State:
+    """`a b`, whose change is `a db + zb da`, and `za db + b da`: both enclosures hold."""
+    image = _product(a.x, b.x)
+    if a.d is None or b.d is None:
+        return State(image, _product(a.d, b.x) if a.d is not None else b.d and _product(a.x, b.d))
+    one = shifted(_product(a.x, b.d), _product(shifted(b.x, b.d), a.d))
+    other = shifted(_product(shifted(a.x, a.d), b.d), _product(b.x, a.d))
+    return State(image, Interval(np.maximum(one.lower, other.lower), np.minimum(one.upper, other.upper)))
+
+
+def _product(a: Interval, b: Interval) -> Interval:
+    ends = [p * q for p in a for q in b]
+    return Interval(down(np.minimum.reduce(ends)), up(np.maximum.reduce(ends)))
 
 
 def _linear(node: Node, x: Interval, shift: bool) -> Interval:

@@ -62,6 +62,13 @@ def _shape(op: str, fields: Mapping[str, Any], arrays: Mapping[str, Shape], inpu
         case "add":
             _require(inputs[0] == inputs[1], op, f"operands {inputs[0]} and {inputs[1]}")
             return first
+        case "multiply":
+            broadcast = len(inputs[0]) == len(inputs[1]) and all(b in (1, a) for a, b in zip(*inputs, strict=False))
+            _require(broadcast, op, f"operands {inputs[0]} and {inputs[1]}")
+            return first
+        case "prelu":
+            _require(arrays["slopes"] in ((), first[-1:]), op, f"slopes {arrays['slopes']} on {first}")
+            return first
         case "concatenate":
             axis = fields["axis"]
             rest = {(*shape[:axis], *shape[axis + 1 :]) for shape in inputs}

@@ -7,6 +7,7 @@ from slth_compile.checker.graph import Node
 
 _PRESERVING = set(
     "leaky_relu max_pool average_pool mean maximum slice pad reshape transpose concatenate add".split()  # noqa: SIM905
+    + "multiply tanh hard_swish silu gelu".split()  # noqa: SIM905
 )
 
 
@@ -25,8 +26,12 @@ def nonnegative_nodes(folded: Folded, domain_is_nonnegative: bool) -> list[bool]
 def _is_nonnegative(node: Node, operands: bool, domain_is_nonnegative: bool) -> bool:
     if node.op == "input":
         return domain_is_nonnegative
-    if node.op in ("relu", "softmax"):
+    if node.op in ("relu", "softmax", "sigmoid", "hard_sigmoid"):
         return True
+    if node.op == "clip":
+        return node.fields.get("low", -1.0) >= 0 or (operands and node.fields.get("high", 0.0) >= 0)
+    if node.op == "prelu":
+        return operands or bool((node.arrays["slopes"] <= 0).all())
     if node.op == "affine":
         return operands and all(bool((array >= 0).all()) for array in node.arrays.values())
     return node.op in _PRESERVING and operands

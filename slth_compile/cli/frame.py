@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pathlib
+import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
@@ -18,7 +20,7 @@ from rich.text import Text
 
 import slth_compile
 from slth_compile.arguments import DOMAIN_FORMS, parse_kwargs
-from slth_compile.errors import InputError
+from slth_compile.errors import InputError, Note
 from slth_compile.interrupts import feel
 from slth_compile.progress import Progress
 
@@ -58,6 +60,22 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
     if version:
         print(f"slth-compile {slth_compile.__version__}")
         raise typer.Exit
+
+
+@contextmanager
+def notes() -> Iterator[None]:
+    """Notes as one line each on stderr."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def as_line(message: Warning | str, *further: Any) -> None:
+            if isinstance(message, Note):
+                print(f"slth-compile: {message}", file=sys.stderr)
+            else:
+                show(message, *further)
+
+        warnings.showwarning = as_line
+        yield
 
 
 @contextmanager

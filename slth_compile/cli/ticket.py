@@ -28,6 +28,7 @@ from slth_compile.cli.frame import (
     Shape,
     app,
     load_checkpoint,
+    notes,
     output,
     print_compiled,
     progress_bars,
@@ -49,6 +50,9 @@ def compile(
     seed: Seed = 0,
     objective: Objective = "closest",
     window: Annotated[int | None, typer.Option(help="Candidates solved together; the plan chooses otherwise.")] = None,
+    feedback: Annotated[
+        str | None, typer.Option(metavar="FILE.npz", help="Calibration inputs x, on which errors are to cancel.")
+    ] = None,
     evaluate: Annotated[str | None, typer.Option(metavar="FILE.npz", help="Labelled data x, y for accuracies.")] = None,
     literal: Annotated[bool, typer.Option(help="Evaluate the literal pruned network on it too.")] = False,
     attack: Annotated[bool, typer.Option(help="Set each bound beside what an attack finds.")] = True,
@@ -74,11 +78,12 @@ def compile(
         )
         _print_plan(planned, as_json)
         return
+    calibration = None if feedback is None else load_arrays(feedback, ("x",))["x"]
     data = None
     if evaluate is not None:
         arrays = load_arrays(evaluate, ("x", "y"))
         data = (arrays["x"], arrays["y"])
-    with progress_bars(quiet or as_json or not is_first()) as progress:
+    with progress_bars(quiet or as_json or not is_first()) as progress, notes():
         found = slth_compile.compile(
             target,
             eps,
@@ -87,6 +92,7 @@ def compile(
             seed=seed,
             objective=objective,
             window=window,
+            feedback=calibration,
             input_shape=shape,
             evaluate=data,
             literal=literal,

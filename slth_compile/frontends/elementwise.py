@@ -14,12 +14,19 @@ from slth_compile.frontends.draft import BATCH, Activation, Draft, Elementwise, 
 from slth_compile.graph import nodes as n
 
 _FLIPPED = {"ge": "le", "gt": "lt", "le": "ge", "lt": "gt", "sub": "rsub"}
-_PLAIN = {"add": "a sum", "sub": "a difference", "mul": "a product", "div": "a quotient", "max": "a maximum"}
+_PLAIN = {
+    "add": "a sum",
+    "sub": "a difference",
+    "mul": "a product",
+    "div": "a quotient",
+    "max": "a maximum",
+    "min": "a minimum",
+}
 RANDOM = "random bits reach the activations: dropout in train mode? Call the model in inference mode"
 
 
 def binary(draft: Draft, equation: Any, operands: Sequence[Value]) -> Value:
-    """add, sub, mul, div, max and comparisons."""
+    """add, sub, mul, div, max, min and comparisons."""
     primitive: str = equation.primitive.name
     name = "add" if primitive == "add_any" else primitive
     shape = tuple(equation.outvars[0].aval.shape)
@@ -40,6 +47,40 @@ def negative(draft: Draft, equation: Any, operands: Sequence[Value]) -> Value:
     (x,) = operands
     assert isinstance(x, Activation)
     return _with_constant(draft, "mul", x, from_array(np.float32(-1)), draft.shape(x))
+
+
+def sigmoid(draft: Draft, equation: Any, operands: Sequence[Value]) -> Value:
+    """`1 / (1 + exp(-x))`."""
+    (x,) = operands
+    assert isinstance(x, Activation)
+    return Activation(draft.add(n.Sigmoid(inputs=(x.entry,))), x.layout)
+
+
+def hyperbolic_tangent(draft: Draft, equation: Any, operands: Sequence[Value]) -> Value:
+    """`tanh(x)`."""
+    (x,) = operands
+    assert isinstance(x, Activation)
+    return Activation(draft.add(n.Tanh(inputs=(x.entry,))), x.layout)
+
+
+def power(draft: Draft, equation: Any, operands: Sequence[Value]) -> Value:
+    """The square or the cube, as products."""
+    (x,) = operands
+    assert isinstance(x, Activation)
+    shape, exponent = draft.shape(x), equation.params.get("y", 2)
+    if exponent not in (2, 3):
+        return draft.unknown("integer_pow", operands, shape, f"a power of {exponent}; expected 2 or 3")
+    square = _two_activations(draft, "mul", (x, x), shape)
+    return square if exponent == 2 else _two_activations(draft, "mul", (square, x), shape)
+
+
+def clamp(draft: Draft, equation: Any, operands: Sequence[Value]) -> Value:
+    """`min(max(x, low), high)` with constant bounds."""
+    low, x, high = operands
+    shape = tuple(equation.outvars[0].aval.shape)
+    if not (isinstance(x, Activation) and isinstance(low, Constant) and isinstance(high, Constant)):
+        return draft.unknown("clamp", operands, shape, "a clip between activations")
+    return _with_constant(draft, "min", _with_constant(draft, "max", x, low, shape), high, shape)
 
 
 def identity(draft: Draft, equation: Any, operands: Sequence[Value]) -> list[Value]:
@@ -88,12 +129,8 @@ def _with_constant(draft: Draft, name: str, x: Activation, constant: Constant, s
         )
     if constant.shape and BATCH in x.layout and not _same_for_all_samples(constant, x.layout.index(BATCH)):
         return draft.unknown(name, (x, constant), shape, "a constant that differs from sample to sample")
-    if name == "max":
-        if is_zero(constant):
-            return Activation(draft.add(n.Relu(inputs=(x.entry,))), x.layout)
-        if not constant.leaves and scalar(constant) == -math.inf:
-            return x
-        return draft.unknown(name, (x, constant), shape, "a maximum with a constant other than 0")
+    if name in ("max", "min"):
+        return _clipped(draft, name, x, constant, shape)
     if name in ("ge", "gt", "le", "lt") and not is_zero(constant):
         return draft.unknown(name, (x, constant), shape, "a comparison with a constant other than 0")
     neutral = {"add": 0.0, "sub": 0.0, "mul": 1.0, "div": 1.0}
@@ -101,6 +138,29 @@ def _with_constant(draft: Draft, name: str, x: Activation, constant: Constant, s
         return x
     node = Elementwise(inputs=(x.entry,), operation=name, constant=constant, layout=x.layout)
     return Activation(draft.add(node, draft.entries[x.entry].shape, constant.leaves), x.layout)
+
+
+def _clipped(draft: Draft, name: str, x: Activation, constant: Constant, shape: tuple[int, ...]) -> Activation:
+    """`max(x, constant)` and `min(x, constant)`, one inside the other as one clip."""
+    end = None if constant.leaves else scalar(constant)
+    if end is None:
+        reason = f"{_PLAIN[name]} with a constant that is trained or not one number; expected an untrained number"
+        return draft.unknown(name, (x, constant), shape, reason)
+    if end == (-math.inf if name == "max" else math.inf):
+        return x
+    if name == "max" and end == 0:
+        return Activation(draft.add(n.Relu(inputs=(x.entry,))), x.layout)
+    before, source = draft.entries[x.entry].node, x.entry
+    low, high = (end, None) if name == "max" else (None, end)
+    if isinstance(before, n.Relu):
+        before = n.Clip(inputs=before.inputs, low=0.0)
+    if isinstance(before, n.Clip):
+        # max(min(x, h), l) is min(max(x, l), h) where l <= h
+        ends = (before.low if low is None else low), (before.high if high is None else high)
+        apart = (before.low is None or low is None) and (before.high is None or high is None)
+        if apart and ends[0] is not None and ends[1] is not None and ends[0] <= ends[1]:
+            (low, high), source = ends, before.inputs[0]
+    return Activation(draft.add(n.Clip(inputs=(source,), low=low, high=high)), x.layout)
 
 
 def _two_activations(
@@ -118,6 +178,8 @@ def _two_activations(
             return Activation(draft.add(n.Add(inputs=(x.entry, y.entry))), x.layout)
         node = Pairwise(inputs=(x.entry, y.entry), operation=name, axes=tuple(range(len(draft.entries[x.entry].shape))))
         return Activation(draft.add(node, draft.entries[x.entry].shape), x.layout)
+    if name in ("add", "mul") and draft.shape(x) != shape and draft.shape(y) == shape:
+        x, y = y, x
     if draft.shape(x) != shape or len(draft.shape(y)) != len(shape):
         return draft.unknown(name, pair, shape, f"{_PLAIN.get(name, 'an operation')} of two activations, one broadcast")
     y = draft.squeezed(y)

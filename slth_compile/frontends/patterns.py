@@ -1,4 +1,4 @@
-"""What a few primitives together are: leaky relu, means, average pools, softmax.
+"""What a few primitives together are: means, average pools, softmax; activations have a file of their own.
 
 Every matcher looks backwards from one entry of the draft and returns the target node that computes the same values,
 its inputs still positions of the draft, or None. Entries it makes superfluous die unless something else reads them.
@@ -14,7 +14,7 @@ import numpy as np
 
 from slth_compile.frontends.channels import per_sample
 from slth_compile.frontends.constants import Constant, scalar
-from slth_compile.frontends.draft import Elementwise, Entry, Pairwise, Select, Sum, Unknown, WindowSum
+from slth_compile.frontends.draft import Elementwise, Entry, Pairwise, Sum, Unknown, WindowSum
 from slth_compile.graph import nodes as n
 from slth_compile.graph.evaluate import pool_counts
 
@@ -47,41 +47,6 @@ class Match:
 
     node: n.Node
     leaves: frozenset[str] = frozenset()
-
-
-def leaky_relu(view: View, i: int) -> Match | None:
-    """`where(x > 0, x, slope * x)` and `max(x, slope * x)`."""
-    node = view.node(i)
-    if isinstance(node, Select):
-        predicate = view.elementwise(node.inputs[0], "ge", "gt", "le", "lt")
-        if predicate is None:
-            return None
-        x = predicate.inputs[0]
-        positive, negative = node.inputs[2], node.inputs[1]
-        if predicate.operation in ("le", "lt"):
-            positive, negative = negative, positive
-        if positive != x:
-            return None
-    elif isinstance(node, Pairwise) and node.operation == "max":
-        x, negative = node.inputs
-        if view.elementwise(negative, "mul", "div") is None:
-            x, negative = negative, x
-    else:
-        return None
-    scaled = view.elementwise(negative, "mul", "div")
-    if scaled is None or scaled.inputs[0] != x:
-        return None
-    slope = scalar(scaled.constant)
-    if slope is None:
-        reason = "a leaky relu with a slope for each channel; expected one number"
-        return Match(Unknown(inputs=(x,), operation="leaky_relu", reason=reason), scaled.constant.leaves)
-    slope = 1 / slope if scaled.operation == "div" else slope
-    if not 0 <= slope <= 1:
-        reason = f"a leaky relu of slope {slope:g}; expected 0 <= slope <= 1"
-        return Match(Unknown(inputs=(x,), operation="leaky_relu", reason=reason), scaled.constant.leaves)
-    if slope == 0:
-        return Match(n.Relu(inputs=(x,)), scaled.constant.leaves)
-    return Match(n.LeakyRelu(inputs=(x,), slope=slope), scaled.constant.leaves)
 
 
 def mean(view: View, i: int) -> Match | None:
@@ -126,7 +91,7 @@ def softmax(view: View, i: int) -> Match | None:
         return None
     top, bottom = node.inputs
     axis = _summed_axis(view, bottom, top, node.axes)
-    x = _operand(view, top, "exp")
+    x = operand_of(view, top, "exp")
     if axis is None or x is None:
         return None
     return Match(n.Softmax(inputs=(_unshifted(view, x, axis),), axis=axis))
@@ -140,16 +105,16 @@ def log_softmax(view: View, i: int) -> Match | None:
     y, total = node.inputs
     shift, added = None, view.node(total)
     if isinstance(added, n.Add):
-        logs = [_operand(view, j, "log") is not None for j in added.inputs]
+        logs = [operand_of(view, j, "log") is not None for j in added.inputs]
         if logs.count(True) != 1:
             return None
         total, shift = added.inputs[logs.index(True)], added.inputs[logs.index(False)]
-    inner = _operand(view, total, "log")
-    inner = None if inner is None else _operand(view, inner, "abs") or inner
+    inner = operand_of(view, total, "log")
+    inner = None if inner is None else operand_of(view, inner, "abs") or inner
     summed = view.node(inner) if inner is not None else None
     if inner is None or not isinstance(summed, Sum):
         return None
-    exponent = _operand(view, summed.inputs[0], "exp")
+    exponent = operand_of(view, summed.inputs[0], "exp")
     axis = _summed_axis(view, inner, summed.inputs[0], node.axes)
     if exponent is None or axis is None:
         return None
@@ -176,7 +141,8 @@ def _divides_by(node: Elementwise, count: int) -> bool:
     return value is not None and np.float32(value) == np.float32(1) / np.float32(count)
 
 
-def _operand(view: View, i: int, operation: str) -> int | None:
+def operand_of(view: View, i: int, operation: str) -> int | None:
+    """What the entry applies an operation to that no node stands for; None where it is another."""
     node = view.node(i)
     return node.inputs[0] if isinstance(node, Unknown) and node.operation == operation and not node.reason else None
 
@@ -193,7 +159,9 @@ def _summed_axis(view: View, total: int, terms: int, axes: tuple[int, ...]) -> i
 def _same(view: View, i: int, j: int) -> bool:
     """Whether two entries are one, or one operation of one entry written twice."""
     a, b = view.node(i), view.node(j)
-    return i == j or (isinstance(a, Unknown) and _operand(view, j, a.operation) == a.inputs[0] and a.inputs == b.inputs)
+    return i == j or (
+        isinstance(a, Unknown) and operand_of(view, j, a.operation) == a.inputs[0] and a.inputs == b.inputs
+    )
 
 
 def _unshifted(view: View, i: int, axis: int) -> int:

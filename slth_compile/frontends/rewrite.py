@@ -8,13 +8,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from slth_compile.frontends import normalisation, patterns
+from slth_compile.frontends import activations, normalisation, patterns
 from slth_compile.frontends.channels import add_affine
 from slth_compile.frontends.draft import Draft, Elementwise, Entry, Pairwise, Select, Sum, Unknown, WindowSum
 from slth_compile.graph import nodes as n
 
 _MATCHERS = (
-    patterns.leaky_relu,
+    activations.leaky_relu,
+    activations.hard_swish,
+    activations.hard_sigmoid,
+    activations.silu,
+    activations.gelu,
     patterns.mean,
     patterns.average_pool,
     patterns.softmax,
@@ -27,6 +31,7 @@ _PAIRWISE = {
     "mul": "a product of two activations",
     "div": "a quotient of two activations",
     "max": "a maximum of two activations",
+    "min": "a minimum of two activations",
     "add": "a sum of two activations, one broadcast",
     "sub": "a difference of two activations, one broadcast",
 }
@@ -90,6 +95,8 @@ def _add(target: Draft, entry: Entry, match: patterns.Match | None, place: dict[
         case WindowSum():
             pool = n.AveragePool(inputs=inputs, window=node.window, stride=node.stride, padding=node.padding)
             return _scaled(target, pool, math.prod(node.window))
+        case Pairwise() if node.operation == "mul":
+            return _product(target, inputs, node.axes)
         case Pairwise():
             reason = _PAIRWISE.get(node.operation, "an operation on two activations")
             node = Unknown(inputs=inputs, operation=node.operation, reason=reason)
@@ -97,6 +104,17 @@ def _add(target: Draft, entry: Entry, match: patterns.Match | None, place: dict[
             node = Unknown(inputs=inputs, operation="select_n", reason="a choice that depends on the input")
     shape = entry.shape if isinstance(node, Unknown | n.Input) else None
     return target.add(dataclasses.replace(node, inputs=inputs), shape, leaves)
+
+
+def _product(target: Draft, inputs: tuple[int, ...], axes: tuple[int, ...]) -> int:
+    """A product of two entries; the axes of the second are axes `axes` of the first, the others get size one."""
+    first, second = inputs
+    order = tuple(int(i) for i in np.argsort(axes))
+    second = target.add(n.Transpose(inputs=(second,), permutation=order))
+    sizes = dict(zip(axes, target.entries[inputs[1]].shape, strict=True))
+    shape = tuple(sizes.get(axis, 1) for axis in range(len(target.entries[first].shape)))
+    second = target.add(n.Reshape(inputs=(second,), shape=shape))
+    return target.add(n.Multiply(inputs=(first, second)))
 
 
 def _scaled(target: Draft, node: n.Node, count: int) -> int:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from slth_compile.errors import InputError, UnsupportedModelError
 from slth_compile.graph import nodes as n
 from slth_compile.graph.graph import Graph
+
+SMALLEST_CONSTANT = 2.0**-1022
+"""Least magnitude of a static number that is not zero."""
 
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 
@@ -16,7 +21,7 @@ def check(graph: Graph) -> Graph:
 
     Raises:
         UnsupportedModelError: Shapes that do not fit, no weighted layer, a softmax that is not an output, a leaky relu
-            outside [0, 1], nodes nothing reads: all of them in one message.
+            outside [0, 1], a clip from a larger to a smaller number, nodes nothing reads: all of them in one message.
         InputError: A parameter that holds NaN or infinity, or a batch norm whose variance + epsilon is not positive.
     """
     problems = _structure(graph)
@@ -42,8 +47,13 @@ def nonnegative_nodes(graph: Graph, input_nonnegative: bool) -> tuple[bool, ...]
         match node:
             case n.Input():
                 flags.append(input_nonnegative)
-            case n.Relu() | n.Softmax():
+            case n.Relu() | n.Softmax() | n.Sigmoid() | n.HardSigmoid():
                 flags.append(True)
+            case n.Clip():
+                keeps = inputs and (node.high is None or node.high >= 0)
+                flags.append(keeps or (node.low is not None and node.low >= 0))
+            case n.Prelu():
+                flags.append(inputs or bool(np.all(node.slopes <= 0)))
             case n.Convolution() | n.Dense() | n.BatchNorm() | n.LogSoftmax():
                 flags.append(False)
             case n.Affine():
@@ -75,6 +85,7 @@ def _structure(graph: Graph) -> list[str]:
                 problems.append(f"'{node.name}' ({type(node).__name__}): axis {node.axis} of shape {shapes[i]}")
         if isinstance(node, n.LeakyRelu) and not 0 <= node.slope <= 1:
             problems.append(f"'{node.name}' (leaky relu): slope {node.slope}; expected 0 <= slope <= 1")
+        problems += _constants(node)
         if isinstance(node, n.BatchNorm | n.Affine) and not shapes[i]:
             problems.append(f"'{node.name}' ({type(node).__name__}): reads single numbers; expected a channel axis")
         if graph.consumers[i] == 0:
@@ -82,6 +93,21 @@ def _structure(graph: Graph) -> list[str]:
         if any(size == 0 for size in shapes[i]):
             problems.append(f"'{node.name}' ({type(node).__name__}): empty shape {shapes[i]}")
     return problems
+
+
+def _constants(node: n.Node) -> list[str]:
+    """What is wrong with the numbers of a clip or a hard sigmoid; subnormal ones would be read as zero by devices."""
+
+    def plain(*numbers: float) -> bool:
+        return all(math.isfinite(v) and (v == 0 or abs(v) >= SMALLEST_CONSTANT) for v in numbers)
+
+    if isinstance(node, n.Clip):
+        ends = [v for v in (node.low, node.high) if v is not None]
+        if not ends or not plain(*ends) or ends[0] > ends[-1]:
+            return [f"'{node.name}' (clip): {node.low} to {node.high}; expected finite numbers low <= high, or one"]
+    if isinstance(node, n.HardSigmoid) and not plain(node.slope, node.offset):
+        return [f"'{node.name}' (hard sigmoid): slope {node.slope}, offset {node.offset}; expected finite numbers"]
+    return []
 
 
 def _values(graph: Graph) -> None:

@@ -123,6 +123,8 @@ def apply_node(node: n.Node, operands: Sequence[jax.Array]) -> jax.Array:
             return jnp.maximum(x, jnp.zeros((), x.dtype))
         case n.LeakyRelu():
             return jnp.maximum(x, x * jnp.asarray(node.slope, x.dtype))
+        case n.Prelu() | n.Clip() | n.Sigmoid() | n.Tanh() | n.HardSigmoid() | n.HardSwish() | n.Silu() | n.Gelu():
+            return _activation(node, x)
         case n.MaxPool():
             return _window(x, node, -jnp.inf, lax.max)
         case n.AveragePool():
@@ -135,6 +137,8 @@ def apply_node(node: n.Node, operands: Sequence[jax.Array]) -> jax.Array:
             return jnp.max(x, tuple(a + 1 for a in node.axes))
         case n.Add():
             return operands[0] + operands[1]
+        case n.Multiply():
+            return operands[0] * operands[1]
         case n.Concatenate():
             return jnp.concatenate(operands, node.axis + 1)
         case n.Slice():
@@ -149,6 +153,28 @@ def apply_node(node: n.Node, operands: Sequence[jax.Array]) -> jax.Array:
             return jax.nn.softmax(x, node.axis + 1)
         case n.LogSoftmax():
             return jax.nn.log_softmax(x, node.axis + 1)
+        case _:
+            raise TypeError(f"no evaluation for {type(node).__name__}")
+
+
+def _activation(node: n.Activation, x: jax.Array) -> jax.Array:
+    match node:
+        case n.Prelu():
+            return jnp.where(x >= 0, x, x * _like(node.slopes, x))
+        case n.Clip():
+            return jnp.clip(x, node.low, node.high)
+        case n.Sigmoid():
+            return jax.nn.sigmoid(x)
+        case n.Tanh():
+            return jnp.tanh(x)
+        case n.HardSigmoid():
+            return jnp.clip(x * jnp.asarray(node.slope, x.dtype) + jnp.asarray(node.offset, x.dtype), 0, 1)
+        case n.HardSwish():
+            return jax.nn.hard_silu(x)
+        case n.Silu():
+            return jax.nn.silu(x)
+        case n.Gelu():
+            return jax.nn.gelu(x, approximate=node.approximate)
         case _:
             raise TypeError(f"no evaluation for {type(node).__name__}")
 

@@ -117,6 +117,60 @@ class LeakyRelu(Node):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Prelu(Node):
+    """`x` where `x >= 0`, `slopes * x` below: one slope a channel, shape `(C,)`, or `()`; any finite numbers."""
+
+    slopes: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Clip(Node):
+    """`min(max(x, low), high)` with `low <= high`; at most one of them is None, for no bound on that side."""
+
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Sigmoid(Node):
+    """`1 / (1 + exp(-x))`."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Tanh(Node):
+    """`tanh(x)`."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class HardSigmoid(Node):
+    """`max(0, min(1, slope * x + offset))`."""
+
+    slope: float
+    offset: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class HardSwish(Node):
+    """`x * min(max(x + 3, 0), 6) / 6`."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Silu(Node):
+    """`x / (1 + exp(-x))`, also called swish."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Gelu(Node):
+    """`x * Phi(x)`, Phi the distribution function of the normal law.
+
+    Attributes:
+        approximate: True stands for `x * (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) / 2` instead.
+    """
+
+    approximate: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class MaxPool(Node):
     """Maximum over windows of the spatial axes; padding never wins. Every window holds at least one real element."""
 
@@ -156,6 +210,11 @@ class Maximum(Node):
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Add(Node):
     """Sum of two nodes of one shape."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Multiply(Node):
+    """Product of two nodes of one rank, elementwise; axes of size one of the second are broadcast to the first."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -210,6 +269,8 @@ class LogSoftmax(Node):
 
 
 Weighted = Convolution | Dense
+Activation = Relu | LeakyRelu | Prelu | Clip | Sigmoid | Tanh | HardSigmoid | HardSwish | Silu | Gelu
+"""Functions of one number, applied to every element."""
 
 NODE_TYPES: dict[str, type[Node]] = {
     "input": Input,
@@ -219,11 +280,20 @@ NODE_TYPES: dict[str, type[Node]] = {
     "affine": Affine,
     "relu": Relu,
     "leaky_relu": LeakyRelu,
+    "prelu": Prelu,
+    "clip": Clip,
+    "sigmoid": Sigmoid,
+    "tanh": Tanh,
+    "hard_sigmoid": HardSigmoid,
+    "hard_swish": HardSwish,
+    "silu": Silu,
+    "gelu": Gelu,
     "max_pool": MaxPool,
     "average_pool": AveragePool,
     "mean": Mean,
     "maximum": Maximum,
     "add": Add,
+    "multiply": Multiply,
     "concatenate": Concatenate,
     "slice": Slice,
     "pad": Pad,
@@ -236,7 +306,7 @@ NODE_TYPES: dict[str, type[Node]] = {
 
 OPERATION_NAMES: dict[type[Node], str] = {kind: name for name, kind in NODE_TYPES.items()}
 
-PARAMETER_FIELDS = ("bias", "kernel", "mean", "scale", "shift", "variance")
+PARAMETER_FIELDS = ("bias", "kernel", "mean", "scale", "shift", "slopes", "variance")
 """Fields that hold parameters, in the order of the digest."""
 
 

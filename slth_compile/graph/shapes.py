@@ -41,6 +41,14 @@ def infer_shape(node: n.Node, inputs: Sequence[Shape]) -> Shape:
         case n.Add():
             _expect(len(inputs) == 2 and inputs[0] == inputs[1], node, inputs, "two equal shapes")
             return inputs[0]
+        case n.Multiply():
+            fits = len(inputs) == 2 and len(inputs[0]) == len(inputs[1])
+            fits = fits and all(b in (1, a) for a, b in zip(*inputs, strict=True))
+            _expect(fits, node, inputs, "two shapes of one rank, axes of the second equal or of size 1")
+            return inputs[0]
+        case n.Prelu():
+            _expect(node.slopes.shape in ((), inputs[0][-1:]), node, inputs, "one slope, or one a channel")
+            return inputs[0]
         case n.Concatenate():
             rest = {shape[: node.axis] + shape[node.axis + 1 :] for shape in inputs}
             _expect(len(rest) == 1 and all(node.axis < len(s) for s in inputs), node, inputs, "equal other axes")

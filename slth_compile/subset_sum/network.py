@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -14,16 +14,29 @@ from slth_compile.graph.nodes import Weighted
 from slth_compile.processes import by_first, from_first
 from slth_compile.progress import Progress
 from slth_compile.source.layout import CLOSEST, Layout
+from slth_compile.source.network import kernel_shape
+from slth_compile.subset_sum.compensation import LARGEST, compensation
 from slth_compile.subset_sum.dispatch import cores
+from slth_compile.subset_sum.feedback import solve_layer
+from slth_compile.subset_sum.layer_inputs import LayerInputs, moments
 from slth_compile.subset_sum.problem import compile_program, gadget_rounding
-from slth_compile.subset_sum.windows import Miss, meets, solve_family
+from slth_compile.subset_sum.windows import Miss, Solution, meets, solve_family
+from slth_compile.ticket.apply import effective_layer, layer_weights
 from slth_compile.ticket.masks import SubsetMask, subset_dtype
 from slth_compile.ticket.ticket import Ticket
 from slth_compile.ticket.workspace import Workspace
 
+Advance = Callable[[int], None]
+
 
 def solve_network(
-    graph: Graph, layout: Layout, seed: int, workspace: Workspace | None, total: int, progress: Progress
+    graph: Graph,
+    layout: Layout,
+    seed: int,
+    workspace: Workspace | None,
+    total: int,
+    progress: Progress,
+    calibration: np.ndarray | None = None,
 ) -> Ticket:
     """The ticket of a seed: the masks of every layer.
 
@@ -35,6 +48,8 @@ def solve_network(
             several processes.
         total: Number of problems, for the progress.
         progress: Called as problems are settled.
+        calibration: Inputs `(samples, *input_shape)` on which the errors of each layer are to cancel; None takes the
+            closest subsets, or those that cost least. Layers beyond `compensation.LARGEST` features take the closest.
 
     Raises:
         UnreachableError: Weights that no window met; says how many and names the worst.
@@ -48,24 +63,37 @@ def solve_network(
         progress("solve", done, total)
 
     exact = _compiled(layout) if layout.objective == CLOSEST else frozenset()
+    inputs = None if calibration is None else LayerInputs(graph, calibration)
     for index, position in enumerate(graph.layers):
         node = graph.nodes[position]
         assert isinstance(node, Weighted)
-        parts: dict[str, SubsetMask] = {}
-        for family in families(seed, index, node, layout.layers[index]):
-            mask = _finished(family, workspace)
-            if mask is None:
-                solution = solve_family(family, advance, layout.objective, exact)
-                mask = solution.mask
-                misses.extend(solution.misses)
-                if not solution.misses:
-                    _keep(family, mask, workspace)
-            else:
-                advance(family.weights.size)
-            parts[family.part] = mask
+        problems = families(seed, index, node, layout.layers[index])
+        if inputs is None:
+            parts: dict[str, SubsetMask] = {}
+            for family in problems:
+                parts |= _kept((family,), workspace, advance) or _solved(
+                    (family,), (solve_family(family, advance, layout.objective, exact),), workspace, misses
+                )
+        else:
+            signed = layout.layers[index].signed
+            parts = _kept(problems, workspace, advance) or _solved(
+                problems, _fed_back(node, problems, inputs.of(position), signed, advance, exact), workspace, misses
+            )
+            inputs.set_weights(position, layer_weights(node, effective_layer(problems, parts), layout.layers[index]))
         masks.append(parts)
     _refuse_misses(graph, layout, misses)
     return Ticket(layout, seed, tuple(masks))
+
+
+def without_feedback(graph: Graph, layout: Layout) -> tuple[str, ...]:
+    """The layers, in words, that have too many features for their errors to be made up for."""
+    found = []
+    for index, (position, layer) in enumerate(zip(graph.layers, layout.layers, strict=True)):
+        node = graph.nodes[position]
+        assert isinstance(node, Weighted)
+        if (features := _features(node, layer.signed)) > LARGEST:
+            found.append(f"layer '{node.name or index}' ({features} features)")
+    return tuple(found)
 
 
 def _compiled(layout: Layout) -> frozenset[int]:
@@ -77,6 +105,43 @@ def _compiled(layout: Layout) -> frozenset[int]:
     with ThreadPoolExecutor(cores()) as pool:
         list(pool.map(lambda program: compile_program(*program), sorted(programs)))
     return exact
+
+
+def _fed_back(
+    node: Weighted, problems: Sequence[Family], x: np.ndarray, signed: bool, progress: Advance, exact: Set[int]
+) -> Sequence[Solution]:
+    """The layer's masks, its errors cancelling on what it reads, `x`; the closest ones where it is too large."""
+    if _features(node, signed) > LARGEST:
+        return [solve_family(family, progress, CLOSEST, exact) for family in problems]
+    found = compensation(moments(node, x, signed=signed))
+    return solve_layer(problems, kernel_shape(node).groups, found, progress, exact)
+
+
+def _features(node: Weighted, signed: bool) -> int:
+    """What the weights of one output channel multiply, each sign of an input counted."""
+    shape = kernel_shape(node)
+    return shape.taps * (shape.inputs // shape.groups) * (1 + signed)
+
+
+def _kept(problems: Sequence[Family], workspace: Workspace | None, progress: Advance) -> dict[str, SubsetMask] | None:
+    """The masks that an interrupted run kept of all the families, None where one is missing."""
+    masks = [_finished(family, workspace) for family in problems]
+    found = {family.part: mask for family, mask in zip(problems, masks, strict=True) if mask is not None}
+    if len(found) < len(problems):
+        return None
+    progress(sum(family.weights.size for family in problems))
+    return found
+
+
+def _solved(
+    problems: Sequence[Family], solutions: Sequence[Solution], workspace: Workspace | None, misses: list[Miss]
+) -> dict[str, SubsetMask]:
+    """The masks found, kept where nothing was missed; what was is added to `misses`."""
+    for family, solution in zip(problems, solutions, strict=True):
+        misses.extend(solution.misses)
+        if not solution.misses:
+            _keep(family, solution.mask, workspace)
+    return {family.part: solution.mask for family, solution in zip(problems, solutions, strict=True)}
 
 
 def _finished(family: Family, workspace: Workspace | None) -> SubsetMask | None:

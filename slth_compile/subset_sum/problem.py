@@ -284,11 +284,22 @@ def solve_cheapest_batch(
     return found  # type: ignore[return-value]
 
 
+Tables = dict[Device, tuple[Any, Table]]
+"""Key and table of a family on every local device."""
+
+
+def placed(family: Family) -> Tables:
+    """The key and the table of a family, on every local device."""
+    with jax.enable_x64(True):
+        return {device: (jax.device_put(family.key, device), table(family, device)) for device in jax.local_devices()}
+
+
 def on_devices(
     family: Family,
     solve: Callable[..., tuple[jax.Array, ...]],
     arrays: tuple[np.ndarray, ...],
     further: tuple[np.ndarray, ...] = (),
+    tables: Tables | None = None,
 ) -> Callable[[Device, slice], tuple[np.ndarray, ...]]:
     """How to solve any slice of some problems of a family on any device, as `dispatch.solve_everywhere` wants it.
 
@@ -297,16 +308,15 @@ def on_devices(
         solve: `solve_batch` or another of its kind, with key and table first and the wanted count last.
         arrays: One entry a problem.
         further: What follows them in the arguments of `solve`.
+        tables: What `placed` made of the family, None to make it for these problems alone.
     """
-    size = batch_size(family.gadget.window)
-    with jax.enable_x64(True):
-        tables = {device: (jax.device_put(family.key, device), table(family, device)) for device in jax.local_devices()}
+    size, own = batch_size(family.gadget.window), placed(family) if tables is None else tables
 
     def run(device: Device, part: slice) -> tuple[np.ndarray, ...]:
         count = part.stop - part.start
         with jax.enable_x64(True), jax.default_device(device):
             padded = [np.pad(x[part], (0, size - count)) for x in arrays]
-            results = solve(*tables[device], *padded, *further, np.int32(count))
+            results = solve(*own[device], *padded, *further, np.int32(count))
             return tuple(np.asarray(x)[:count] for x in results)
 
     return run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -15,6 +16,7 @@ from slth_compile.graph.evaluate import LayerWeights
 from slth_compile.graph.graph import Graph
 from slth_compile.graph.nodes import Weighted
 from slth_compile.source.dyadic import ENTRY_BITS, split
+from slth_compile.source.layout import LayerLayout
 from slth_compile.source.network import from_canonical
 from slth_compile.source.threefry import Key, words
 from slth_compile.ticket.masks import SubsetMask
@@ -68,12 +70,14 @@ def effective_layers(graph: Graph, ticket: Ticket) -> tuple[EffectiveLayer, ...]
     for layer, (position, masks) in enumerate(zip(graph.layers, ticket.masks, strict=True)):
         node = graph.nodes[position]
         assert isinstance(node, Weighted)
-        parts = {
-            family.part: masked_sums(family, masks[family.part])
-            for family in families(ticket.seed, layer, node, ticket.layout.layers[layer])
-        }
-        found.append(EffectiveLayer(parts[POSITIVE], parts.get(NEGATIVE), parts.get(BIAS)))
+        found.append(effective_layer(families(ticket.seed, layer, node, ticket.layout.layers[layer]), masks))
     return tuple(found)
+
+
+def effective_layer(problems: Sequence[Family], masks: Mapping[str, SubsetMask]) -> EffectiveLayer:
+    """A layer of the ticket in closed form, from its families and their masks by part."""
+    parts = {family.part: masked_sums(family, masks[family.part]) for family in problems}
+    return EffectiveLayer(parts[POSITIVE], parts.get(NEGATIVE), parts.get(BIAS))
 
 
 def effective_weights(graph: Graph, ticket: Ticket, layers: tuple[EffectiveLayer, ...]) -> dict[int, LayerWeights]:
@@ -82,16 +86,19 @@ def effective_weights(graph: Graph, ticket: Ticket, layers: tuple[EffectiveLayer
     for position, layer, layout in zip(graph.layers, layers, ticket.layout.layers, strict=True):
         node = graph.nodes[position]
         assert isinstance(node, Weighted)
-        gain = layout.kernel.gain
-        weights[position] = LayerWeights(
-            positive=from_canonical(node, _value(layer.positive, gain)),
-            negative=None if layer.negative is None else from_canonical(node, _value(layer.negative, gain)),
-            bias=None
-            if layer.bias is None or layout.bias is None
-            else _value(layer.bias, layout.bias.gain).reshape(-1),
-            clip=not layout.signed,
-        )
+        weights[position] = layer_weights(node, layer, layout)
     return weights
+
+
+def layer_weights(node: Weighted, layer: EffectiveLayer, layout: LayerLayout) -> LayerWeights:
+    """The weights of one layer, float64 (each the nearest to the exact dyadic)."""
+    gain = layout.kernel.gain
+    return LayerWeights(
+        positive=from_canonical(node, _value(layer.positive, gain)),
+        negative=None if layer.negative is None else from_canonical(node, _value(layer.negative, gain)),
+        bias=None if layer.bias is None or layout.bias is None else _value(layer.bias, layout.bias.gain).reshape(-1),
+        clip=not layout.signed,
+    )
 
 
 def _value(sums: np.ndarray, gain: int) -> np.ndarray:

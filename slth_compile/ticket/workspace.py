@@ -69,8 +69,8 @@ class Workspace:
         if self.partial.exists() and resume and stored.is_file():
             if stored.read_text() != key:
                 raise InputError(
-                    f"{self.partial} belongs to another target, seed, eps, delta or domain; give the same arguments, "
-                    "or discard it with --force"
+                    f"{self.partial} belongs to another target, seed, eps, delta, domain or feedback; give the same "
+                    "arguments, or discard it with --force"
                 )
             return
         if self.partial.exists():

@@ -16,8 +16,7 @@ import numpy as np
 from jax import lax
 
 from slth_compile.certificate.backward.layers import Geometry, Kernels, transposed
-from slth_compile.certificate.backward.lines import Lines, Planes, activation_lines, difference_planes
-from slth_compile.certificate.enclosure import Interval
+from slth_compile.certificate.backward.lines import Lines, Planes
 
 
 class Form(NamedTuple):
@@ -91,6 +90,12 @@ def charged(form: Form, noise: Pairs, sample: Any) -> Any:
 
 
 @jax.jit
+def cost(form: Form, noise: Pairs, sample: Any) -> Any:
+    """`charged` as a program of its own."""
+    return charged(form, noise, sample)
+
+
+@jax.jit
 def reached(form: Form, reach: Reach, sample: Any) -> Any:
     """The largest value of the form where `d` and `x` lie in their boxes."""
     value: Any = 0.0
@@ -101,7 +106,7 @@ def reached(form: Form, reach: Reach, sample: Any) -> Any:
     return value
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=(0, 5))
 def through_layer(
     geometry: Geometry,
     form: Form,
@@ -144,9 +149,6 @@ def through_layer(
     return Form(d, x), value
 
 
-through_layer = functools.partial(jax.jit, static_argnums=(0, 5))(through_layer.__wrapped__)
-
-
 def _column(channels: Any, rank: int) -> Any:
     return channels.reshape(-1, *(1,) * (rank - 1))
 
@@ -171,47 +173,16 @@ def through_activation(form: Form, lines: Pairs, noise: Pairs, sample: Any) -> t
     return Form(d, x), value
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def through_sloped(
-    leak: float, form: Form, around: Pairs, chosen: Pairs, noise: Pairs, sample: Any
-) -> tuple[Form, Any]:
-    """An activation between lines of slopes that are each row's own.
-
-    Args:
-        leak: Its slope below zero.
-        form: Of its output.
-        around: Intervals of `d` and of `y`.
-        chosen: Slopes: of the upper and of the lower line of the difference, and of the activation's lower line.
-        noise: What rounding may add for any slopes.
-        sample: The row's sample.
-    """
-    y = Interval(*(spread(v, sample) for v in around.x))
-    found, value = [None, None], charged(form, noise, sample)
-    if form.x is not None:
-        found[1], more = _between(form.x, activation_lines(y, leak, chosen.x))
-        value = value + more
-    if form.d is not None and around.d is not None:
-        d = Interval(*(spread(v, sample) for v in around.d))
-        planes = difference_planes(y, d, leak, chosen.d)
-        p, q = _parts(form.d)
-        value = value + total(p * planes.upper_intercept + q * planes.lower_intercept)
-        found[0] = p * planes.upper_slope + q * planes.lower_slope
-        tilted = p * planes.upper_tilt + q * planes.lower_tilt
-        found[1] = tilted if found[1] is None else found[1] + tilted
-    return Form(*found), value
-
-
-def _between(a: Any, lines: Lines) -> tuple[Any, Any]:
-    p, q = _parts(a)
-    value = total(p * lines.upper_intercept + q * lines.lower_intercept)
-    return p * lines.upper_slope + q * lines.lower_slope, value
-
-
 @jax.jit
 def through_larger(form: Form, lines: Pairs, noise: Pairs, sample: Any) -> tuple[Form, Form, Any]:
     """`max(a, b) = relu(a - b) + b`: forms of `a` and of `b`."""
     first, value = through_activation(form, lines, noise, sample)
-    second = Form(*(a if f is None else None if a is None and f is None else -f if a is None else a - f for a, f in zip(form, first, strict=True)))
+    second = Form(
+        *(
+            a if f is None else None if a is None and f is None else -f if a is None else a - f
+            for a, f in zip(form, first, strict=True)
+        )
+    )
     return first, second, value
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from slth_compile.certificate.enclosure import Interval, library
 from slth_compile.certificate.relaxations import rise, steepened
 from slth_compile.certificate.rounding import TINY, UNIT_ROUNDOFF, down, up
 
 _STEEPNESS = 16.0
+_PREFERENCE = 2.0**-20
 
 
 class Lines(NamedTuple):
@@ -52,39 +52,6 @@ def activation_lines(y: Interval, slope: float = 0.0, chosen: Any = None) -> Lin
     )
 
 
-def difference_lines(y: Interval, d: Interval, slope: float = 0.0, chosen: tuple[Any, Any] | None = None) -> Lines:
-    """Lines around `h(y, d) = a(y + d) - a(y)` as a function of `d`, for all `y` of its interval.
-
-    `max_y h` is convex in `d`: it lies below every line that lies above it at both ends. `min_y h` is made of lines
-    that meet at 0, `-yl` and `-yu`: a line lies below it that does so there and at both ends.
-
-    Args:
-        y: The target's pre-activation.
-        d: Ticket minus target, before the activation.
-        slope: Slope below zero, in [0, 1].
-        chosen: Slopes of the upper and the lower lines, in [slope, 1]; the chords' by default.
-    """
-    (yl, yu), (dl, du), xp = y, d, library(d.lower)
-
-    def highest(e: Any) -> Any:
-        return rise(xp.where(e >= 0, yu, yl), e, slope, up)
-
-    def lowest(e: Any) -> Any:
-        return rise(xp.where(e >= 0, yl, yu), e, slope, down)
-
-    on = (yl >= 0) & (down(yl + dl) >= 0)
-    off = (yu <= 0) & (up(yu + du) <= 0)
-    tops, bottoms, width = (highest(dl), highest(du)), (lowest(dl), lowest(du)), xp.maximum(du - dl, TINY)
-    upper, lower = ((ends[1] - ends[0]) / width for ends in (tops, bottoms)) if chosen is None else chosen
-    upper, lower = (xp.where(on, 1.0, xp.where(off, slope, xp.clip(s, slope, 1.0))) for s in (upper, lower))
-    knots = [dl, du, *(xp.clip(knot, dl, du) for knot in (xp.zeros_like(dl), -yl, -yu))]
-    below = [_above(-lowest(knot), -lower, knot) for knot in knots]
-    intercept = below[0]
-    for more in below[1:]:
-        intercept = xp.maximum(intercept, more)
-    return Lines(upper, xp.maximum(_above(tops[0], upper, dl), _above(tops[1], upper, du)), lower, -intercept)
-
-
 class Planes(NamedTuple):
     """`lower <= value <= upper` with `upper = tilt * y + slope * d + intercept`, and `lower` likewise."""
 
@@ -96,20 +63,86 @@ class Planes(NamedTuple):
     lower_intercept: Any
 
 
-def difference_planes(y: Interval, d: Interval, slope: float = 0.0, chosen: tuple[Any, Any, Any, Any] | None = None):
+def difference_planes(
+    y: Interval, d: Interval, slope: float = 0.0, chosen: tuple[Any, Any, Any, Any] | None = None
+) -> Planes:
     """Planes around `h(y, d) = a(y + d) - a(y)` over the box of `(y, d)`.
 
-    `h` is linear on each side of `y = 0` and of `y + d = 0`: less a plane, it is extremal where those lines, and the
-    edges of the box, meet. So every tilt and slope is right with the intercept found there.
+    `h` is linear on each side of `y = 0` and of `y + d = 0`: less a plane, it is extremal where these lines and the
+    edges of the box meet. So every tilt and slope is right with the intercept found there.
+
+    By default `d` alone counts, by the chord of `max_y h` above and of `min_y h` below. Where the sign of `d` is known
+    `h` is about `d * H(y)`, `H` the step from the slope below zero to 1, and with `1 + y / |yl| >= H >= y / yu` (leak
+    left out) there are the planes of McCormick's envelope,
+
+        d >= dl > 0:  d + dl y / |yl| >= h >= dl y / yu,    d <= du < 0:  du y / yu >= h >= d + du y / |yl|,
+
+    which tell one `y` of many from another: few can sit at their ends together. One is taken where its value in the
+    middle of the box is nearer.
+
+    Args:
+        y: The target's pre-activation.
+        d: Ticket minus target, before the activation.
+        slope: Slope below zero, in [0, 1].
+        chosen: Tilt and slope of the upper plane, then of the lower; the default by None.
     """
     (yl, yu), (dl, du), xp = y, d, library(d.lower)
     on = (yl >= 0) & (down(yl + dl) >= 0)
     off = (yu <= 0) & (up(yu + du) <= 0)
-    corners = [(yl, dl), (yl, du), (yu, dl), (yu, du), (0.0, dl), (0.0, du), (0.0, 0.0), (-dl, dl), (-du, du)]
-    corners += [(yl, -yl), (yu, -yu)]
-    points = [(xp.clip(a, yl, yu) + 0 * yl, xp.clip(b, dl, du) + 0 * dl) for a, b in corners]
-    tops = [rise(a, b, slope, up) for a, b in points]
-    bottoms = [rise(a, b, slope, down) for a, b in points]
+    known = on | off
+
+    def settled(tilt: Any, steep: Any) -> tuple[Any, Any]:
+        return xp.where(known, 0.0, tilt), xp.where(on, 1.0, xp.where(off, slope, steep))
+
+    above, below = _intercepts(y, d, slope)
+    if chosen is not None:
+        upper, lower = settled(*chosen[:2]), settled(*chosen[2:])
+        return Planes(*upper, above(*upper), *lower, below(*lower))
+    flat, width = xp.zeros_like(dl), xp.maximum(du - dl, TINY)
+    ends = [xp.where(end >= 0, yu, yl) for end in d], [xp.where(end >= 0, yl, yu) for end in d]
+    tops, bottoms = ([rise(at, end, slope, up) for at, end in zip(line, d, strict=True)] for line in ends)
+    rises, falls = xp.maximum(dl, 0.0), xp.minimum(du, 0.0)
+    left, right = (1 - slope) / xp.maximum(-yl, TINY), (1 - slope) / xp.maximum(yu, TINY)
+    uppers = [
+        (flat, xp.clip((tops[1] - tops[0]) / width, slope, 1.0)),
+        (rises * left, flat + 1.0),
+        (falls * right, flat + slope),
+    ]
+    lowers = [
+        (flat, xp.clip((bottoms[1] - bottoms[0]) / width, slope, 1.0)),
+        (falls * left, flat + 1.0),
+        (rises * right, flat + slope),
+    ]
+    middle = 0.5 * yl + 0.5 * yu, 0.5 * dl + 0.5 * du
+    margin = _PREFERENCE * xp.maximum(rises, -falls)
+    upper = _nearest([(*settled(*plane), above(*settled(*plane))) for plane in uppers], middle, margin, 1.0)
+    lower = _nearest([(*settled(*plane), below(*settled(*plane))) for plane in lowers], middle, margin, -1.0)
+    return Planes(*upper, *lower)
+
+
+def _nearest(planes: Sequence[tuple[Any, Any, Any]], middle: tuple[Any, Any], margin: Any, sign: float) -> tuple:
+    """The plane that is nearest in the middle, an earlier one unless a later one gains more than the margin."""
+    xp, (y, d) = library(margin), middle
+
+    def level(plane: tuple[Any, Any, Any]) -> Any:
+        tilt, steep, intercept = plane
+        return sign * (intercept + tilt * y + steep * d)
+
+    best = planes[0]
+    for plane in planes[1:]:
+        better = level(plane) < level(best) - margin
+        best = tuple(xp.where(better, new, old) for new, old in zip(plane, best, strict=True))
+    return best
+
+
+def _intercepts(y: Interval, d: Interval, slope: float) -> tuple[Any, Any]:
+    """Functions that find the intercepts of planes above and below `h` from a tilt and a slope."""
+    (yl, yu), (dl, du), xp = y, d, library(d.lower)
+    corners = [(yl, dl), (yl, du), (yu, dl), (yu, du)]
+    creases = [(0.0, dl), (0.0, du), (0.0, 0.0), (-dl, dl), (-du, du), (yl, -yl), (yu, -yu)]
+    points = corners + [(xp.clip(a + 0.0 * yl, yl, yu), xp.clip(b + 0.0 * dl, dl, du)) for a, b in creases]
+    tops = [rise(*point, slope, up) for point in points]
+    bottoms = [rise(*point, slope, down) for point in points]
 
     def above(tilt: Any, steep: Any) -> Any:
         found = [_over(top, tilt, steep, *point) for top, point in zip(tops, points, strict=True)]
@@ -119,52 +152,7 @@ def difference_planes(y: Interval, d: Interval, slope: float = 0.0, chosen: tupl
         found = [_over(-bottom, -tilt, -steep, *point) for bottom, point in zip(bottoms, points, strict=True)]
         return -functools.reduce(xp.maximum, found)
 
-    if chosen is not None:
-        ut, us, lt, ls = chosen
-        us, ls = (xp.where(on, 1.0, xp.where(off, slope, v)) for v in (us, ls))
-        ut, lt = (xp.where(on | off, 0.0, v) for v in (ut, lt))
-        return Planes(ut, us, above(ut, us), lt, ls, below(lt, ls))
-    zero = xp.zeros_like(dl)
-    rises, falls = xp.maximum(du, 0.0), xp.maximum(-dl, 0.0)
-    sure_rise, sure_fall = xp.maximum(dl, 0.0), xp.maximum(-du, 0.0)
-    left, right = (1 - slope) / xp.maximum(-yl, TINY), (1 - slope) / xp.maximum(yu, TINY)
-    width = xp.maximum(du - dl, TINY)
-    one = zero + 1.0
-    flat = zero + slope
-    ends_u = (_edge(rise, xp.where(du >= 0, yu, yl), du, slope, up) - _edge(rise, xp.where(dl >= 0, yu, yl), dl, slope, up)) / width
-    ends_l = (_edge(rise, xp.where(du >= 0, yl, yu), du, slope, down) - _edge(rise, xp.where(dl >= 0, yl, yu), dl, slope, down)) / width
-    chord_u, chord_l = (xp.where(on, 1.0, xp.where(off, slope, xp.clip(v, slope, 1.0))) for v in (ends_u, ends_l))
-    uppers = [(zero, chord_u), (rises * left, flat), (-falls * right, one), (sure_rise * left, one), (-sure_fall * right, flat)]
-    lowers = [(zero, chord_l), (-falls * left, flat), (rises * right, one), (-sure_fall * left, one), (sure_rise * right, flat)]
-    yc, dc = 0.5 * yl + 0.5 * yu, 0.5 * dl + 0.5 * du
-    known = on | off
-    best = None
-    for tilt, steep in uppers[: COUNT]:
-        found = above(tilt, steep)
-        level = found + tilt * yc + steep * dc
-        if best is None:
-            best = (tilt, steep, found, level)
-        else:
-            better = ~known & (level < best[3] - MARGIN * (xp.maximum(rises, falls)))
-            best = tuple(xp.where(better, new, old) for new, old in zip((tilt, steep, found, level), best, strict=True))
-    low = None
-    for tilt, steep in lowers[: COUNT]:
-        found = below(tilt, steep)
-        level = found + tilt * yc + steep * dc
-        if low is None:
-            low = (tilt, steep, found, level)
-        else:
-            better = ~known & (level > low[3] + MARGIN * (xp.maximum(rises, falls)))
-            low = tuple(xp.where(better, new, old) for new, old in zip((tilt, steep, found, level), low, strict=True))
-    return Planes(*best[:3], *low[:3])
-
-
-COUNT = 5
-MARGIN = 1e-6
-
-
-def _edge(function: Any, y: Any, d: Any, slope: float, rounded: Any) -> Any:
-    return function(y, d, slope, rounded)
+    return above, below
 
 
 def _over(value: Any, tilt: Any, steep: Any, y: Any, d: Any) -> Any:
@@ -188,8 +176,3 @@ def _above(value: Any, slope: Any, at: Any) -> Any:
     """A number that is at least `value - slope * at`."""
     product = slope * at
     return up(value - product) + (abs(product) * (2 * UNIT_ROUNDOFF) + 2 * TINY)
-
-
-def is_exact(lines: Lines) -> np.ndarray:
-    """Where both lines are one: the activation is known to be linear."""
-    return np.asarray(lines.upper_slope == lines.lower_slope)

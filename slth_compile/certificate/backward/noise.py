@@ -59,7 +59,7 @@ def layer_noise(layer: PairLayer, m: Magnitudes, moves: bool, outputs: int) -> N
     largest = ticket if layer.half is None else ticket + abs(layer.half)
     half = 0.0 if layer.half is None else turned * abs(layer.half)
     used = own + 2 * UNIT_ROUNDOFF
-    terms = [
+    terms: list[tuple[np.ndarray, np.ndarray]] = [
         (m.x, turned * error + used * target),
         (m.z, layer.radius + half + used * largest),
     ]
@@ -70,7 +70,7 @@ def layer_noise(layer: PairLayer, m: Magnitudes, moves: bool, outputs: int) -> N
     evaluated = used * (2 * b + e_b)
     d = magnitudes_through(node, terms) + _column(summed * e_b + e_off + evaluated)
     x = magnitudes_through(node, [(m.x, (turned + used) * target + layer.folding)])
-    return _noise(d, x + _column((summed + used) * b + b_off), m)
+    return _noise(d, x + _column((summed + used) * b + b_off))
 
 
 def activation_noise(lines_d: Planes | None, lines_x: Lines, m: Magnitudes, exact: bool) -> Noise:
@@ -87,7 +87,7 @@ def activation_noise(lines_d: Planes | None, lines_x: Lines, m: Magnitudes, exac
     if lines_d is not None:
         d = d + _around(lines_d, m.d, summed)
         d = d + 4 * UNIT_ROUNDOFF * np.maximum(abs(lines_d.upper_tilt), abs(lines_d.lower_tilt)) * m.x
-    return _noise(d, _around(lines_x, m.x, summed) + own * m.x, m)
+    return _noise(d, _around(lines_x, m.x, summed) + own * m.x)
 
 
 def line_noise(lines: Lines, m: np.ndarray) -> np.ndarray:
@@ -98,7 +98,7 @@ def line_noise(lines: Lines, m: np.ndarray) -> np.ndarray:
 def sum_noise(m: Magnitudes, terms: int) -> Noise:
     """At a node that adds up to `terms` operands, whose magnitudes, added in the same way, are `m`; means likewise."""
     error = 2 * gamma(terms + 8)
-    return _noise(error * (m.x + m.z + m.d), error * m.x, m)
+    return _noise(error * (m.x + m.z + m.d), error * m.x)
 
 
 def scale_noise(scale: np.ndarray, shift: np.ndarray, m: Magnitudes) -> Noise:
@@ -106,7 +106,7 @@ def scale_noise(scale: np.ndarray, shift: np.ndarray, m: Magnitudes) -> Noise:
     summed = gamma(math.prod(m.x.shape[:-1]) + 16)
     size = 8 * UNIT_ROUNDOFF * abs(scale)
     d = size * (m.d + m.x + m.z) + 8 * UNIT_ROUNDOFF * abs(shift)
-    return _noise(d, 2 * size * m.x + (summed + 8 * UNIT_ROUNDOFF) * abs(shift), m)
+    return _noise(d, 2 * size * m.x + (summed + 8 * UNIT_ROUNDOFF) * abs(shift))
 
 
 def _around(lines: Lines | Planes, m: np.ndarray, summed: float) -> np.ndarray:
@@ -115,8 +115,7 @@ def _around(lines: Lines | Planes, m: np.ndarray, summed: float) -> np.ndarray:
     return 4 * UNIT_ROUNDOFF * slopes * m + summed * intercepts
 
 
-def _noise(d: np.ndarray, x: np.ndarray, m: Magnitudes) -> Noise:
-    del m
+def _noise(d: np.ndarray, x: np.ndarray) -> Noise:
     return Noise(d * SPARE + TINY, x * SPARE + TINY)
 
 

@@ -1,0 +1,73 @@
+"""Forward enclosures of a node of the rewritten graph, from its operands'."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from slth_compile.certificate import enclosure as e
+from slth_compile.certificate import pointwise, propagate, relaxations
+from slth_compile.certificate.backward.rewrite import Larger, Take
+from slth_compile.certificate.backward.walk import Walk
+from slth_compile.certificate.propagate import Pair
+from slth_compile.graph import nodes as n
+
+
+def image(walk: Walk, k: int) -> Pair:
+    """The pair's enclosure at node `k`; a `Larger` has its `between` by then."""
+    node = walk.both.net.nodes[k]
+    operands = [walk.pairs[i] for i in node.inputs]
+    match node:
+        case n.Convolution() | n.Dense():
+            return propagate.weighted(propagate.window_of(node), operands[0], walk.both.images[k])
+        case n.Affine():
+            return propagate.scaled(operands[0], *propagate.affine_ends(node))
+        case n.Prelu():
+            return propagate.bent(operands[0], pointwise.prelu_interval(node))
+        case Take():
+            x, d = operands[0]
+            return Pair(_taken(x, node), None if d is None else _taken(d, node))
+        case Larger():
+            return _larger(walk.between[k], *operands)
+        case _:
+            return propagate.unweighted(propagate.Operation(node), operands)
+
+
+def difference_of(operands: Sequence[Pair]) -> Pair:
+    """`a - b` of the two operands of a maximum, which differ between the networks together or not at all."""
+    a, b = operands
+    assert (a.d is None) == (b.d is None)
+
+    def minus(v: e.Interval, w: e.Interval) -> e.Interval:
+        return e.added(v, e.Interval(-w.upper, -w.lower))
+
+    return Pair(minus(a.x, b.x), None if a.d is None or b.d is None else minus(a.d, b.d))
+
+
+def _taken(values: e.Interval, node: Take) -> e.Interval:
+    """The elements that a `Take` takes."""
+
+    def each(array: Any) -> Any:
+        for axis, indices in enumerate(node.indices):
+            if indices is not None:
+                array = array[(slice(None),) * axis + (np.asarray(indices),)]
+        return array
+
+    return values.each(each)
+
+
+def _larger(y: Pair, a: Pair, b: Pair) -> Pair:
+    """The maximum's own rules, and `relu(a - b) + b`: both hold."""
+    rest = e.added(e.nonnegative_part(y.x), b.x)
+    if a.d is None or b.d is None or y.d is None:
+        found, _ = relaxations.maximum_image([a.x, b.x], None, None)
+        return Pair(_met(found, rest), None)
+    found, moved = relaxations.maximum_image([a.x, b.x], [a.d, b.d], [e.added(a.x, a.d), e.added(b.x, b.d)])
+    assert moved is not None
+    return Pair(_met(found, rest), _met(moved, e.added(relaxations.activation_difference(y.x, y.d), b.d)))
+
+
+def _met(a: e.Interval, b: e.Interval) -> e.Interval:
+    return e.Interval(np.maximum(a.lower, b.lower), np.minimum(a.upper, b.upper))

@@ -1,0 +1,72 @@
+"""What is known while the engine walks through the graph: enclosures of every node passed, and how forms get back."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from slth_compile.certificate import enclosure as e
+from slth_compile.certificate.backward import forms as f
+from slth_compile.certificate.backward.networks import Networks
+from slth_compile.certificate.propagate import Pair
+from slth_compile.graph import nodes as n
+
+Back = Callable[[f.Form, Any], tuple[Sequence[tuple[int, f.Form]], Any]]
+"""From a form of a node and the rows' samples: forms of its operands, and what is added to each row's value."""
+
+ACTIVATIONS = (
+    n.Relu,
+    n.LeakyRelu,
+    n.Prelu,
+    n.Clip,
+    n.Sigmoid,
+    n.Tanh,
+    n.HardSigmoid,
+    n.HardSwish,
+    n.Silu,
+    n.Gelu,
+)
+
+
+@dataclasses.dataclass(eq=False)
+class Walk:
+    """The state of the engine over some samples; grows node by node.
+
+    Attributes:
+        both: The networks.
+        samples: How many regions are walked together.
+        pairs: Enclosures of the nodes passed, `(*shape, samples)`, on the host.
+        between: For every `Larger`, enclosures of its operands' difference `a - b`.
+        back: How a form gets from a node to its operands.
+        plain: Nodes that are the input, rearranged or averaged.
+    """
+
+    both: Networks
+    samples: int
+    pairs: list[Pair]
+    between: dict[int, Pair] = dataclasses.field(default_factory=dict)
+    back: dict[int, Back] = dataclasses.field(default_factory=dict)
+    plain: set[int] = dataclasses.field(default_factory=lambda: {0})
+
+    def moves(self, i: int) -> bool:
+        """Whether the two networks differ at a node."""
+        return self.pairs[i].d is not None
+
+    def kept(self, form: f.Form, i: int) -> f.Form:
+        """The form of node `i` without coefficients of a difference that is zero."""
+        return form if self.moves(i) else f.Form(None, form.x)
+
+
+def walk_from(both: Networks, lower: np.ndarray, upper: np.ndarray) -> Walk:
+    """The walk at the input.
+
+    Args:
+        both: The networks.
+        lower: Lower ends of the regions, `(samples, *input_shape)`.
+        upper: Upper ends, likewise.
+    """
+    x = e.Interval(np.moveaxis(lower, 0, -1), np.moveaxis(upper, 0, -1))
+    return Walk(both, len(lower), [Pair(x, None)])
