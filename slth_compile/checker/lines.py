@@ -15,7 +15,7 @@ from slth_compile.checker.arithmetic import Interval, down, to_centre, up
 from slth_compile.checker.graph import Node
 from slth_compile.errors import VerificationError
 
-_MARGIN = 1e-6  # of the size of d
+_MARGIN = 2.0**-20  # of the size of d
 
 
 class Lines(NamedTuple):
@@ -96,22 +96,24 @@ def _leaky_relu(y: Interval, slope: float) -> Lines:
 
 @np.errstate(all="ignore")
 def _leaky_relu_change(y: Interval, d: Interval, slope: float) -> Planes:
-    """Of some planes above and below, those that are tightest in the middle of the box of (y, d)."""
+    """Of three planes above and three below, those that are tightest in the middle of the box of (y, d).
+
+    The first follow d alone: chords between the ends of the largest and of the smallest h over y. Where d is never
+    negative, `h <= d + d.lower y / |y.lower|` and `h >= d.lower y / y.upper` (for the relu), mirrored where it is never
+    positive: the envelopes of a product of d and a step in y.
+    """
     on, off = surely(y, d)
     bent = ~(on | off)
     fixed = np.where(on, 1.0, slope)
     found = [fixed, np.zeros_like(fixed), fixed.copy(), *(np.zeros_like(fixed) for _ in range(3))]
     y, d = (Interval(v.lower[bent], v.upper[bent]) for v in (y, d))
-    rise, fall = np.maximum(d.upper, 0), np.maximum(-d.lower, 0)
-    sure_rise, sure_fall = np.maximum(d.lower, 0), np.maximum(-d.upper, 0)
+    rise, fall = np.maximum(d.lower, 0), np.maximum(-d.upper, 0)  # where the sign of d is known
     # Infinite, and so never chosen, where y does not reach below or above zero.
     left, right = ((1 - slope) / np.maximum(v, 0) for v in (-y.lower, y.upper))
     chords = _chords(y, d, slope)
     points = _vertices(y, d)
-    above = ((0 * rise, chords[0]), (rise * left, slope), (-fall * right, 1.0), (sure_rise * left, 1.0))
-    above += ((-sure_fall * right, slope),)
-    below = ((0 * rise, chords[1]), (-fall * left, slope), (rise * right, 1.0), (-sure_fall * left, 1.0))
-    below += ((sure_rise * right, slope),)
+    above = ((0 * rise, chords[0]), (rise * left, 1.0), (-fall * right, slope))
+    below = ((0 * rise, chords[1]), (-fall * left, 1.0), (rise * right, slope))
     margin = _MARGIN * np.maximum(rise, fall)
     tops = [change(*point, slope, up) for point in points]
     bottoms = [change(*point, slope, down) for point in points]
