@@ -35,7 +35,7 @@ from test_engines import checker_layers
 from slth_compile.certificate.backward import noise
 from slth_compile.certificate.backward.engine import bound_difference_backward
 from slth_compile.certificate.difference import Difference, LayerErrors
-from slth_compile.checker import certificate, lines, matrices, rewriting, tighten, verify
+from slth_compile.checker import certificate, forms, lines, matrices, rewriting, tighten, verify
 from slth_compile.checker import graph as checker_graph
 from slth_compile.checker import noise as checker_noise
 from slth_compile.checker.arithmetic import Interval, up
@@ -87,7 +87,7 @@ def checker_differences(net: tighten.Net, lower: np.ndarray, upper: np.ndarray) 
 
 
 @given(st.sampled_from(NETWORKS), seeds, st.booleans(), st.booleans(), st.sampled_from([1e-1, 1e-4, 1e-12]))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_never_below_the_exact_difference(network, seed: int, nonnegative: bool, coarse: bool, size: float) -> None:
     rng = np.random.default_rng(seed)
     draw = drawer(rng, coarse)
@@ -159,6 +159,48 @@ def test_both_engines_agree(network, nonnegative: bool, monkeypatch: pytest.Monk
                 np.testing.assert_allclose(getattr(a, end), getattr(b, end), rtol=1e-9, atol=1e-11)
             largest, published = (np.maximum(-leaf.lower, leaf.upper) for leaf in (a, b))
             assert np.all(largest <= published * (1 + 1e-12) + 2.0**-800)
+
+
+@given(seeds, st.booleans())
+@settings(max_examples=20, deadline=None)
+def test_huge_and_tiny_weights_stay_enclosed_or_are_refused(seed: int, nonnegative: bool) -> None:
+    rng = np.random.default_rng(seed)
+    draw = drawer(rng, False, float(rng.choice([1e-310, 1e-200, 1e-160, 1e100, 1e160])))
+    case = random_case(residual(draw), rng, float(rng.choice([1e-3, 1e-120])), draw, nonnegative)
+    lower, upper = (
+        v * float(rng.choice([1.0, 1e-309, 1e150]))
+        for v in random_regions(rng, case.graph.input_shape, nonnegative, False)
+    )
+    lower, upper = np.minimum(lower, upper), np.maximum(lower, upper)
+    try:
+        found = checker_differences(checker_net(case), lower[:1], upper[:1])
+    except VerificationError as error:
+        assert "not finite" in str(error)
+        return
+    for x in inputs_of(rng, lower[0], upper[0]):
+        for leaf, values in zip(found, difference_at(case, x), strict=True):
+            assert is_inside(leaf, 0, values)
+
+
+def test_neither_rows_nor_boxes_change_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two rows a pass, which read few elements, against all in one, on all elements."""
+    rng = np.random.default_rng(2)
+    draw = drawer(rng, False, 0.5)
+    case = random_case(pooled(draw), rng, 1e-3, draw, True)
+    lower, upper = random_regions(rng, case.graph.input_shape, True, False)
+    net = checker_net(case)
+    few = checker_differences(dataclasses.replace(net, rows=2), lower[:2], upper[:2])
+    own = tighten._units
+
+    def on_everything(elements: np.ndarray, shape: tuple[int, ...]) -> tuple[forms.Box, np.ndarray]:
+        box, unit = own(elements, shape)
+        return forms.full(shape), forms.spread(unit, box, forms.full(shape))
+
+    monkeypatch.setattr(tighten, "_units", on_everything)
+    many = checker_differences(dataclasses.replace(net, rows=1 << 12), lower[:2], upper[:2])
+    for a, b in zip(few, many, strict=True):
+        np.testing.assert_allclose(a.upper, b.upper, rtol=1e-10)
+        np.testing.assert_allclose(a.lower, b.lower, rtol=1e-10)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
