@@ -28,14 +28,17 @@ from random_networks import (
     strided,
     volume,
 )
+from targets import TARGETS, Target
 from test_checker_units import CONV, Written
 from test_difference import REGIONS, inputs_of, random_regions
-from test_engines import checker_layers
+from test_engines import BALLS, checker_domain, checker_layers, random_errors, regions
 
 from slth_compile.certificate.backward import noise
 from slth_compile.certificate.backward.engine import bound_difference_backward
+from slth_compile.certificate.certificate import certificate_of
 from slth_compile.certificate.difference import Difference, LayerErrors
-from slth_compile.checker import certificate, forms, lines, matrices, rewriting, tighten, verify
+from slth_compile.certificate.engine import Enclosed
+from slth_compile.checker import bounds, certificate, forms, lines, matrices, rewriting, tighten, verify
 from slth_compile.checker import graph as checker_graph
 from slth_compile.checker import noise as checker_noise
 from slth_compile.checker.arithmetic import Interval, up
@@ -43,7 +46,9 @@ from slth_compile.checker.fold import Folded
 from slth_compile.checker.graph import Node
 from slth_compile.errors import VerificationError
 from slth_compile.graph import nodes as n
+from slth_compile.graph.check import nonnegative_nodes
 from slth_compile.graph.evaluate import LayerWeights, evaluate
+from slth_compile.graph.fold import fold
 from slth_compile.graph.graph import Graph
 
 seeds = st.integers(0, 2**32 - 1)
@@ -394,3 +399,27 @@ def claimed_by(ticket: Written, directory: Path) -> list[list[list[float]]]:
         [leaf.reshape(-1).tolist() for leaf in next(bounds)] if entry["method"] == "backward" else []
         for entry in ticket.claims
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+def test_published_bounds_are_confirmed(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of every kind of network that passes go through, folded by each engine on its own, without spare room."""
+    monkeypatch.setattr(noise, "SPARE", 1 + 2.0**-40)
+    rng = np.random.default_rng(len(target.name))
+    graph = target.graph()
+    folded = fold(graph)
+    nonnegative = all(domain.is_nonnegative() for domain in target.domains)
+    flags = nonnegative_nodes(folded, nonnegative)
+    errors = random_errors(folded, {i: not flags[folded.nodes[i].inputs[0]] for i in folded.layers}, rng, 1e-5)
+    lower, upper = (v[BALLS] for v in regions(rng, target.shape, nonnegative))
+    own_folded, layers = checker_layers(graph, folded, errors)
+    try:
+        own = bounds.backward_bounds(own_folded, layers, checker_domain("balls", lower, upper))
+    except VerificationError as error:
+        assert "no backward bound is known" in str(error)
+        return
+    leaves = bound_difference_backward(folded, errors, lower, upper)
+    published = certificate_of(Enclosed(leaves, "backward"), "balls", 0)
+    for found, claimed in zip(own, published.per_output, strict=True):
+        assert np.all(found <= claimed) and np.all(found >= claimed * (1 - 1e-7))
