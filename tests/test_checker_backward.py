@@ -57,7 +57,7 @@ NO_TILTS = (Fraction(0),) * 2
 
 def checker_net(case: Case, **options: bool) -> tighten.Net:
     """The case as the checker has it, every radius of its errors and of its folded weights included."""
-    folded, layers = checker_layers(case.graph, case.graph, case.errors)
+    folded, layers = checker_layers(case.graph, case.graph, dict(case.errors))
     for position, pair in layers.items():
         node, errors = case.graph.nodes[position], case.errors[position]
         fold_error = np.abs(node.kernel) * node.kernel_error

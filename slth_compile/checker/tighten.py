@@ -24,7 +24,7 @@ from slth_compile.checker.weighted import weighted
 from slth_compile.errors import VerificationError
 
 _BUDGET = 1 << 22  # numbers of one array of a pass
-_ROWS = 256  # of a pass; they read neighbouring elements, which keeps boxes small
+_ROWS = 64  # of a pass; they read neighbouring elements, which keeps boxes small
 _TILE = 4  # neighbours along an axis
 
 _MOVES = ("affine", "average_pool", "mean", "slice", "pad", "reshape", "transpose", "take")
