@@ -11,6 +11,7 @@ from targets import TARGETS, Target
 
 from slth_compile.certificate.certificate import certificate_of
 from slth_compile.certificate.difference import Difference, LayerErrors, bound_difference
+from slth_compile.certificate.engine import Enclosed
 from slth_compile.checker import bounds as checker_bounds
 from slth_compile.checker import fold as checker_fold
 from slth_compile.checker import matrices as checker_matrices
@@ -44,7 +45,8 @@ def test_both_engines_find_the_same_bounds(target: Target) -> None:
         for kind, rows in (("points", POINTS), ("balls", BALLS), ("box", BOXES[0]), ("box", BOXES[1])):
             checked = checker_bounds.output_bounds(*other, checker_domain(kind, lower[rows], upper[rows]))
             leaves = [Difference(*(getattr(leaf, f.name)[rows] for f in dataclasses.fields(leaf))) for leaf in found]
-            published = certificate_of(leaves, kind, 0)
+            method = "points" if kind == "points" else "interval"
+            published = certificate_of(Enclosed(tuple(leaves), method), kind, 0)
             for leaf, own, claimed in zip(leaves, checked, published.per_output, strict=True):
                 largest = np.maximum(np.abs(leaf.lower), np.abs(leaf.upper)).max(0)
                 np.testing.assert_allclose(largest, own, rtol=1e-9, atol=1e-9 * float(own.max()))

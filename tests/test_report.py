@@ -480,7 +480,7 @@ ON_POINTS = {"domain": 1, "kind": "points", "method": "points", "bound": 6e-4, "
 def test_schema_accepts_certificates() -> None:
     schema = certificate_schema()
     jsonschema.Draft202012Validator.check_schema(schema)
-    jsonschema.validate([ENTRY, ON_POINTS, {**ENTRY, "kind": "balls"}], schema)
+    jsonschema.validate([ENTRY, ON_POINTS, {**ENTRY, "kind": "balls"}, {**ENTRY, "method": "backward"}], schema)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--id", metavar="ID", help="ticket id that the manifest must have")
     parser.add_argument("--domain-data", metavar="FILE.npz", help="inputs of a domain that OUT does not hold")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--quick", action="store_true", help="check everything but the bounds")
+    parser.add_argument("--quick", action="store_true", help="check everything, bounds by intervals only")
     options = parser.parse_args(arguments)
     if "numpy" not in sys.modules:  # the bounds run one thread a batch of samples; threads within products only cost
         os.environ.update({name: "1" for name in _BLAS_THREADS if name not in os.environ})

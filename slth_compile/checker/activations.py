@@ -21,10 +21,10 @@ def leaky_relu_difference(x: Interval, d: Interval, slope: float) -> Interval:
     """
     at_upper = np.where(d.upper >= 0, x.upper, x.lower)
     at_lower = np.where(d.lower >= 0, x.lower, x.upper)
-    return Interval(_change(at_lower, d.lower, slope, down), _change(at_upper, d.upper, slope, up))
+    return Interval(change(at_lower, d.lower, slope, down), change(at_upper, d.upper, slope, up))
 
 
-def _change(y: np.ndarray, d: np.ndarray, slope: float, outward) -> np.ndarray:
+def change(y: np.ndarray, d: np.ndarray, slope: float, outward) -> np.ndarray:
     """`h(y, d)` rounded by `outward`: `max(d, s d - t)` for `y >= 0`, `max(d - t, s d)` below, `t = (1 - s)|y|`."""
     if slope == 0:
         return np.where(y >= 0, np.maximum(d, -y), np.maximum(outward(d + y), 0))

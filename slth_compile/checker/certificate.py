@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from slth_compile.checker.bounds import output_bounds
+from slth_compile.checker.bounds import backward_bounds, output_bounds
 from slth_compile.checker.domain import Domain
 from slth_compile.checker.fold import Folded
 from slth_compile.checker.matrices import PairLayer
@@ -16,7 +17,7 @@ from slth_compile.checker.schema import integer, real, record, sequence, strict_
 from slth_compile.checker.verdict import CheckedCertificate
 from slth_compile.errors import VerificationError
 
-_METHODS = {"box": "interval", "balls": "interval", "points": "points"}
+_METHODS = {"box": ("interval", "backward"), "balls": ("interval", "backward"), "points": ("points",)}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,37 +51,42 @@ def parse_claims(raw: bytes, domains: tuple[Domain, ...], sizes: list[int], eps:
 def check_claim(
     claim: Claim, position: int, folded: Folded, layers: Mapping[int, PairLayer], domain: Domain, *, quick: bool
 ) -> CheckedCertificate:
-    """The claim, found true by a bound of the checker's own.
+    """The claim, found true by a bound of the checker's own, of the same method.
+
+    `quick` leaves out backward bounds: such a claim is not recomputed, and the interval bound is stated beside it.
 
     Raises:
         VerificationError: The checker's bound of some output exceeds the claimed one, or (points) the claimed lower end
             of the maximum exceeds the checker's bound.
     """
-    if quick:
-        return CheckedCertificate(kind=claim.kind, method=claim.method, claimed=claim.bound, recomputed=None)
-    own = output_bounds(folded, layers, domain)
-    for leaf, (found, claimed) in enumerate(zip(own, claim.per_output, strict=True)):
-        found = found.reshape(-1)
-        if not (found <= claimed).all():
-            worst = int(np.argmax(found - claimed))
+    backward = claim.method == "backward"
+    own = (backward_bounds if backward and not quick else output_bounds)(folded, layers, domain)
+    found = max(float(leaf.max()) for leaf in own)
+    checked = functools.partial(CheckedCertificate, kind=claim.kind, method=claim.method, claimed=claim.bound)
+    if backward and quick:
+        return checked(recomputed=None, interval=found)
+    for leaf, (bounds, claimed) in enumerate(zip(own, claim.per_output, strict=True)):
+        bounds = bounds.reshape(-1)
+        if not (bounds <= claimed).all():
+            worst = int(np.argmax(bounds - claimed))
             raise VerificationError(
                 "bound",
-                f"domain {position}, output {leaf}, element {worst}: the difference is bounded by {found[worst]!r}, "
+                f"domain {position}, output {leaf}, element {worst}: the difference is bounded by {bounds[worst]!r}, "
                 f"the certificate claims {claimed[worst]!r}",
             )
-    recomputed = max(float(found.max()) for found in own)
-    if not claim.lower <= recomputed:
-        raise VerificationError("bound", f"domain {position}: the claimed lower end {claim.lower} exceeds {recomputed}")
-    return CheckedCertificate(kind=claim.kind, method=claim.method, claimed=claim.bound, recomputed=recomputed)
+    if not claim.lower <= found:
+        raise VerificationError("bound", f"domain {position}: the claimed lower end {claim.lower} exceeds {found}")
+    return checked(recomputed=found, interval=None)
 
 
 def _claim(entry: Any, position: int, domain: Domain, sizes: list[int], eps: float) -> Claim:
     what = f"certificate {position}"
     entry = record(entry, ("domain", "kind", "method", "bound", "lower", "per_output"), what)
     integer(entry["domain"], f"the domain of {what}", position, position)
-    if (entry["kind"], entry["method"]) != (domain.kind, _METHODS[domain.kind]):
-        expected = f"'{domain.kind}' by '{_METHODS[domain.kind]}'"
-        raise VerificationError("bound", f"{what} is of another kind or method than {expected}")
+    methods = _METHODS[domain.kind]
+    if entry["kind"] != domain.kind or entry["method"] not in methods:
+        allowed = " or ".join(f"'{method}'" for method in methods)
+        raise VerificationError("bound", f"{what} is of another kind or method than '{domain.kind}' by {allowed}")
     bound, lower = (real(entry[key], f"'{key}' of {what}", "bound") for key in ("bound", "lower"))
     leaves = sequence(entry["per_output"], f"'per_output' of {what}", len(sizes))
     figures = tuple(_figures(leaf, size, what) for leaf, size in zip(leaves, sizes, strict=True))
@@ -91,7 +97,7 @@ def _claim(entry: Any, position: int, domain: Domain, sizes: list[int], eps: flo
         raise VerificationError("bound", f"{what} has the lower end {lower}, which does not fit its bound {bound}")
     if bound > eps:
         raise VerificationError("eps", f"{what} claims {bound}, more than eps {eps}")
-    return Claim(domain.kind, _METHODS[domain.kind], bound, lower, figures)
+    return Claim(domain.kind, entry["method"], bound, lower, figures)
 
 
 def _figures(leaf: Any, size: int, what: str) -> np.ndarray:

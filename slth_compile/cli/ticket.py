@@ -113,7 +113,7 @@ def verify(
     domain_data: Annotated[
         str | None, typer.Option(metavar="FILE.npz", help="x, where OUT/ only has its digest.")
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Integrity and exact weights, without the bounds.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Integrity, exact weights; bounds by intervals only.")] = False,
     against: Annotated[str | None, typer.Option(metavar="CHECKPOINT", help="The target it must be of.")] = None,
     factory: Factory = None,
     model_kwargs: Kwargs = "{}",
