@@ -140,7 +140,7 @@ def _rung(pair: Pair, errors: Any, domain: Domain, attack: bool, progress: Progr
         domain=describe(domain, domain.kind),
         kind=domain.kind,
         method=found.method,
-        arithmetic=engine.arithmetic_of(pair.graph, found.method),
+        arithmetic=engine.ARITHMETIC,
         bound=found.bound,
         lower=found.lower,
         per_output=found.per_output,

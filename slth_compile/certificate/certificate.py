@@ -19,6 +19,9 @@ from slth_compile.progress import Progress, silent
 # lines depend on earlier passes, 1e-10.
 _MARGINS = {"interval": 2.0**-32, "backward": 2.0**-30}
 
+SMALLEST = 2.0**-800
+"""Bounds below it are published as this: what a checker allows for flushed results must fit."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Certificate:
@@ -100,7 +103,7 @@ def certificate_of(enclosed: engine.Enclosed, kind: str, index: int) -> Certific
     for leaf in enclosed.leaves:
         upper = np.maximum(np.abs(leaf.lower), np.abs(leaf.upper))
         width = up(leaf.upper - leaf.lower) if points else up(upper * margin)
-        highest = up(upper + width).max(axis=0)
+        highest = np.maximum(up(upper + width).max(axis=0), SMALLEST)
         highest = np.where(np.isnan(highest), np.inf, highest)
         per_output.append(np.vectorize(published_up, otypes=[np.float64])(highest))
         if points:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from slth_compile.certificate.backward.engine import bound_difference_backward
+from slth_compile.certificate.backward.noise import LARGEST_NODE
 from slth_compile.certificate.difference import Difference, LayerErrors, bound_difference
 from slth_compile.certificate.sensitivity import multiplications
 from slth_compile.domain import Domain
@@ -19,8 +20,8 @@ from slth_compile.progress import Progress, silent
 LARGEST_WORK = 2**46
 """Multiplications that backward passes for every element of every activation may cost, all regions together."""
 
-EXACT = "real arithmetic and exact weights"
-EVALUATED = "real arithmetic, and float64 in any order of summation"
+ARITHMETIC = "real arithmetic and exact weights"
+"""What the bounds are true for."""
 
 _REPLAYED = (
     *(n.Input, n.Convolution, n.Dense, n.Affine, n.Relu, n.LeakyRelu, n.MaxPool, n.Maximum, n.AveragePool, n.Mean),
@@ -65,25 +66,15 @@ def enclose(
     plain = bound_difference(graph, errors, *regions)
     if domain.kind == "points":
         return Enclosed(plain, "points")
-    if _work(graph, domain.count) > LARGEST_WORK or (replayed and not _is_replayed(graph)):
+    costly = _work(graph, domain.count) > LARGEST_WORK or max(map(math.prod, graph.shapes)) > LARGEST_NODE
+    if costly or (replayed and not _is_replayed(graph)):
         return Enclosed(plain, "interval")
     close = bound_difference_backward(graph, errors, *regions, progress=progress)
     return Enclosed(close, "backward") if _largest(close) < _largest(plain) else Enclosed(plain, "interval")
 
 
-def arithmetic_of(graph: Graph, method: str) -> str:
-    """What a bound is true for: backward passes take rounding in, where the network rounds as IEEE arithmetic does."""
-    return EVALUATED if method == "backward" and _is_rational(graph) else EXACT
-
-
 def _is_replayed(graph: Graph) -> bool:
     return all(isinstance(node, _REPLAYED) for node in graph.nodes)
-
-
-def _is_rational(graph: Graph) -> bool:
-    """Whether no node takes an exponential: what libraries make of one is in no standard."""
-    rational = (*_REPLAYED, n.Prelu, n.Clip, n.HardSigmoid, n.HardSwish, n.Multiply)
-    return all(isinstance(node, rational) and not isinstance(node, n.Softmax | n.LogSoftmax) for node in graph.nodes)
 
 
 def _work(graph: Graph, regions: int) -> int:

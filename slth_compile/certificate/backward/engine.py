@@ -41,7 +41,7 @@ def bound_difference_backward(
     *,
     progress: Progress = silent,
 ) -> tuple[Difference, ...]:
-    """Outward bounds on ticket minus target over every region, for real arithmetic and for float64 evaluation.
+    """Outward bounds on ticket minus target over every region, for real arithmetic and the exact weights.
 
     Args:
         graph: The folded target.

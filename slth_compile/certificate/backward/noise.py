@@ -1,9 +1,9 @@
 """What rounding may add at a node, for one unit of coefficient: in the pass itself, and in evaluating both networks.
 
 A pass computes coefficients in float64; `|fl(K^T A) - K^T A| <= gamma |K|^T |A|`, and what that is worth is at most
-`|A| (gamma |K| m)` with `m` the magnitudes of the operand: one product forward for a layer, and none a row. Whoever
-evaluates a network in float64, in any order of summation, is off by `gamma (|W| |x| + |b|)` at a layer; the same
-forms carry that to the output. So a bound holds for real arithmetic and for float64.
+`|A| (gamma |K| m)` with `m` the magnitudes of the operand: one product forward for a layer, and none a row. What
+evaluating both networks in float64 rounds, `gamma (|W| |x| + |b|)` at a layer, is of the same size and is carried as
+well; the forward enclosures do not have it, so that bounds are stated for real arithmetic.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ from slth_compile.certificate.backward.lines import Lines, Planes
 from slth_compile.certificate.enclosure import Interval
 from slth_compile.certificate.rounding import TINY, UNIT_ROUNDOFF, gamma, up
 
-SPARE = 1 + 2.0**-20
-"""Covers the rounding of sums of noise: relative gamma of more terms than any array has elements."""
+LARGEST_NODE = 2**22
+"""Elements that a node may have."""
+
+SPARE = 1 + 2.0**-30
+"""Covers the rounding of sums of noise: relative gamma of `LARGEST_NODE` terms."""
 
 
 class Noise(NamedTuple):
