@@ -29,7 +29,7 @@ from slth_compile.graph.graph import Graph
 from slth_compile.graph.nodes import Weighted
 from slth_compile.progress import Progress, part_of, silent
 from slth_compile.report.comparison import Comparison, LayerChange, Rung, Statistical
-from slth_compile.request import Domains, domains_of, shape_of
+from slth_compile.request import Domains, domains_of, refuse_effort, shape_of
 from slth_compile.summarise import describe, platform_text
 
 ATTACK_STEPS, ATTACK_RESTARTS = 100, 4
@@ -45,6 +45,7 @@ def certify(
     *,
     input_shape: tuple[int, ...] | None = None,
     batch_axis: int | None = 0,
+    effort: str = engine.NORMAL,
     attack: bool = True,
     data: Data | None = None,
     names: tuple[str, str] = ("f", "g"),
@@ -64,6 +65,8 @@ def certify(
         domain: Where the statement holds, one or several; the box [0, 1] where it is left out.
         input_shape: Per-sample input shape, where neither networks nor domains tell it.
         batch_axis: Axis of the batch in the models' input; None for models of single samples.
+        effort: What boxes and balls may cost: `"quick"` bounds them by intervals, `"normal"` by backward passes where
+            these take minutes at most, `"full"` by backward passes whatever they take.
         attack: Whether each bound is set beside what a projected-gradient attack finds.
         data: Held-out inputs `x`, or `(x, y)` with labels, that had no part in making or choosing either network, for
             the statistical statement.
@@ -79,6 +82,7 @@ def certify(
         InputError: An argument that cannot be used.
         VerificationError: A ticket directory that is damaged.
     """
+    refuse_effort(effort)
     domains = domains_of(domain) or (Box(0.0, 1.0),)
     sides = [_opened(side) for side in (f, g)]
     known = next((_graph_of(side).input_shape for side in sides if isinstance(side, Compiled | Graph)), None)
@@ -93,7 +97,8 @@ def certify(
     rungs, done, total = [], 0, sum(d.count for d in domains)
     for index, d in enumerate(domains):
         progress("certify", done, total)
-        rungs.append(_rung(pair, errors[index], d, attack, part_of(progress, "certify", done, total)))
+        show = part_of(progress, "certify", done, total)
+        rungs.append(_rung(pair, errors[index], d, effort, attack, show))
         done += d.count
     progress("certify", total, total)
     return Comparison(
@@ -128,9 +133,9 @@ def _pair(sides: Sequence[Any], shape: tuple[int, ...] | None, batch_axis: int |
     return pair_with_ticket(models[0], tickets[0].folded, tickets[0].ticket, tickets[0].layers)
 
 
-def _rung(pair: Pair, errors: Any, domain: Domain, attack: bool, progress: Progress) -> Rung:
+def _rung(pair: Pair, errors: Any, domain: Domain, effort: str, attack: bool, progress: Progress) -> Rung:
     start = time.perf_counter()
-    enclosed = engine.enclose(pair.graph, errors, domain, progress=progress)
+    enclosed = engine.enclose(pair.graph, errors, domain, effort=effort, progress=progress)
     found = certificate_of(enclosed, domain.kind, 0)
     seconds = time.perf_counter() - start
     seen = None

@@ -20,6 +20,7 @@ from threadpoolctl import threadpool_limits
 from slth_compile import checker, measure
 from slth_compile.certificate.attack import attack as run_attack
 from slth_compile.certificate.certificate import Certificate, certify_domain
+from slth_compile.certificate.engine import NORMAL
 from slth_compile.certificate.weight_errors import weight_errors
 from slth_compile.compiled import Compiled, load_compiled
 from slth_compile.domain import Domain
@@ -30,7 +31,14 @@ from slth_compile.plan.plan import Plan, plan
 from slth_compile.processes import by_first, is_first
 from slth_compile.progress import Progress, part_of, silent
 from slth_compile.report.summary import AttackRow, Measured
-from slth_compile.request import Domains, calibration_inputs, checked_request, refuse_objective, refuse_seed
+from slth_compile.request import (
+    Domains,
+    calibration_inputs,
+    checked_request,
+    refuse_effort,
+    refuse_objective,
+    refuse_seed,
+)
 from slth_compile.source.layout import CLOSEST
 from slth_compile.subset_sum.compensation import LARGEST
 from slth_compile.subset_sum.network import solve_network, without_feedback
@@ -53,6 +61,7 @@ def compile(
     objective: str = CLOSEST,
     window: int | None = None,
     feedback: ArrayLike | None = None,
+    effort: str = NORMAL,
     input_shape: tuple[int, ...] | None = None,
     batch_axis: int | None = 0,
     evaluate: Labelled | None = None,
@@ -81,6 +90,8 @@ def compile(
             without. Weights then take, instead of the closest subset, one that makes up for the errors of others on
             these inputs (`subset_sum.compensation`). They choose masks and nothing else: tolerances, widths, delta and
             what is certified stay what they are.
+        effort: What boxes and balls may cost: `"quick"` bounds them by intervals, `"normal"` by backward passes where
+            these take minutes at most, `"full"` by backward passes whatever they take.
         input_shape: Per-sample input shape, where neither model nor domain tells it.
         batch_axis: Axis of the batch in the model's input; None for a model of single samples.
         evaluate: Labelled data `(x, y)` for accuracies.
@@ -105,6 +116,7 @@ def compile(
     by_first(lambda: None if workspace is None else workspace.refuse_occupied(resume=resume, force=force))
     refuse_seed(seed)
     refuse_objective(objective)
+    refuse_effort(effort)
     clock = _Clock()
     with clock("plan"):
         asked = checked_request(target_model, eps, delta, domain, input_shape, batch_axis)
@@ -129,7 +141,7 @@ def compile(
         with clock("certify"):
             layers = effective_layers(folded, ticket)
             errors = weight_errors(folded, ticket, layers)
-            certified = list(_certify(folded, errors, domains, progress))
+            certified = list(_certify(folded, errors, domains, effort, progress))
             certificates = tuple(certificate for certificate, _ in certified)
             _refuse_above(certificates, asked.eps)
         none = _nothing_measured(domains)
@@ -189,14 +201,14 @@ def verify(directory: str | os.PathLike[str], **options: Any) -> checker.Verdict
 
 
 def _certify(
-    graph: Graph, errors: Any, domains: Sequence[Domain], progress: Progress
+    graph: Graph, errors: Any, domains: Sequence[Domain], effort: str, progress: Progress
 ) -> Iterator[tuple[Certificate, float]]:
     """Every domain's certificate, and the seconds it took."""
     done, total = 0, sum(domain.count for domain in domains)
     for index, domain in enumerate(domains):
         progress("certify", done, total)
         start = time.perf_counter()
-        certificate = certify_domain(graph, errors, domain, index, part_of(progress, "certify", done, total))
+        certificate = certify_domain(graph, errors, domain, index, effort, part_of(progress, "certify", done, total))
         yield certificate, round(time.perf_counter() - start, 3)
         done += domain.count
     progress("certify", total, total)

@@ -25,4 +25,9 @@ def part_of(progress: Progress, stage: str, before: int, total: int) -> Progress
         before: Steps done when the part begins.
         total: Steps of the whole.
     """
-    return lambda _, done, __: progress(stage, before + done, total)
+
+    def show(stage: str, done: int, total: int) -> None:
+        progress(whole[0], before + done, whole[1])
+
+    whole = stage, total
+    return show

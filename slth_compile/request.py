@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from slth_compile import measure
+from slth_compile.certificate.engine import EFFORTS
 from slth_compile.domain import Box, Domain, require_domain
 from slth_compile.errors import InputError
 from slth_compile.frontends.flax import import_model
@@ -86,6 +87,16 @@ def refuse_objective(objective: str) -> None:
     """
     if objective not in OBJECTIVES:
         raise InputError(f"objective is {objective!r}; expected {', '.join(OBJECTIVES[:-1])} or {OBJECTIVES[-1]}")
+
+
+def refuse_effort(effort: str) -> None:
+    """Nothing, for one of `certificate.engine.EFFORTS`.
+
+    Raises:
+        InputError: Anything else.
+    """
+    if effort not in EFFORTS:
+        raise InputError(f"effort is {effort!r}; expected {', '.join(EFFORTS[:-1])} or {EFFORTS[-1]}")
 
 
 def calibration_inputs(graph: Graph, feedback: ArrayLike, objective: str) -> np.ndarray:

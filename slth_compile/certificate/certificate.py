@@ -71,6 +71,7 @@ def certify_domain(
     errors: Mapping[int, LayerErrors],
     domain: Domain,
     index: int,
+    effort: str = engine.NORMAL,
     progress: Progress = silent,
 ) -> Certificate:
     """The certificate of a ticket for one domain, by a method that the checker replays.
@@ -80,9 +81,11 @@ def certify_domain(
         errors: The ticket's errors of every weighted layer, by node position.
         domain: The inputs.
         index: The domain's place in the ticket's list.
+        effort: One of `engine.EFFORTS`.
         progress: Called as regions are done.
     """
-    return certificate_of(engine.enclose(graph, errors, domain, replayed=True, progress=progress), domain.kind, index)
+    enclosed = engine.enclose(graph, errors, domain, effort=effort, replayed=True, progress=progress)
+    return certificate_of(enclosed, domain.kind, index)
 
 
 def certificate_of(enclosed: engine.Enclosed, kind: str, index: int) -> Certificate:

@@ -17,8 +17,11 @@ from slth_compile.graph import nodes as n
 from slth_compile.graph.graph import Graph
 from slth_compile.progress import Progress, silent
 
-LARGEST_WORK = 2**46
-"""Multiplications that backward passes for every element of every activation may cost, all regions together."""
+QUICK, NORMAL, FULL = EFFORTS = ("quick", "normal", "full")
+"""Intervals alone; backward passes up to `LARGEST_WORK`; backward passes whatever they cost."""
+
+LARGEST_WORK = 2**44
+"""Multiplications of backward passes for every element of every activation, all regions together: minutes."""
 
 ARITHMETIC = "real arithmetic and exact weights"
 """What the bounds are true for."""
@@ -46,6 +49,7 @@ def enclose(
     errors: Mapping[int, LayerErrors],
     domain: Domain,
     *,
+    effort: str = NORMAL,
     replayed: bool = False,
     progress: Progress = silent,
 ) -> Enclosed:
@@ -58,6 +62,7 @@ def enclose(
         graph: The folded network `f`.
         errors: Of every weighted layer of `g`, by node position.
         domain: The inputs.
+        effort: One of `EFFORTS`.
         replayed: True leaves out what the independent checker cannot replay: backward passes through smooth
             activations and products.
         progress: Called as regions are done.
@@ -66,8 +71,9 @@ def enclose(
     plain = bound_difference(graph, errors, *regions)
     if domain.kind == "points":
         return Enclosed(plain, "points")
-    costly = _work(graph, domain.count) > LARGEST_WORK or max(map(math.prod, graph.shapes)) > LARGEST_NODE
-    if costly or (replayed and not _is_replayed(graph)):
+    unfit = max(map(math.prod, graph.shapes)) > LARGEST_NODE or (replayed and not _is_replayed(graph))
+    costly = effort == QUICK or (effort == NORMAL and _work(graph, domain.count) > LARGEST_WORK)
+    if unfit or costly:
         return Enclosed(plain, "interval")
     close = bound_difference_backward(graph, errors, *regions, progress=progress)
     return Enclosed(close, "backward") if _largest(close) < _largest(plain) else Enclosed(plain, "interval")

@@ -12,6 +12,7 @@ import slth_compile
 from slth_compile.arguments import load_arrays, parse_domain, parse_shape
 from slth_compile.cli.frame import (
     Domains,
+    Effort,
     Factory,
     Json,
     Kwargs,
@@ -45,6 +46,7 @@ def certify(
         str | None,
         typer.Option(metavar="FILE.npz", help="Held-out x (and y) for the statistical statement."),
     ] = None,
+    effort: Effort = "normal",
     attack: Annotated[bool, typer.Option(help="Set each bound beside what an attack finds.")] = True,
     files: Annotated[
         list[pathlib.Path] | None,
@@ -73,8 +75,8 @@ def certify(
     )
     with progress_bars(quiet or as_json) as progress:
         found = slth_compile.certify(
-            f, g, domains, input_shape=shape, attack=attack, data=held_out, names=_names(first, second),
-            progress=progress,
+            f, g, domains, input_shape=shape, effort=effort, attack=attack, data=held_out,
+            names=_names(first, second), progress=progress,
         )  # fmt: skip
     for file in files or []:
         found.report(file)

@@ -43,6 +43,7 @@ Shape = Annotated[str | None, typer.Option(metavar="H,W,C", help="Per-sample inp
 Objective = Annotated[
     str, typer.Option(help="Subset a weight takes within its tolerance: closest|sparsest|fewest-bits.")
 ]
+Effort = Annotated[str, typer.Option(help="What bounds of boxes and balls may cost: quick|normal|full.")]
 Seed = Annotated[int, typer.Option(help="Seed of the source, 0 to 2^64 - 1.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]

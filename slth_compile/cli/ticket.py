@@ -15,6 +15,7 @@ from slth_compile.cli.frame import (
     Delta,
     Distributed,
     Domains,
+    Effort,
     Eps,
     Factory,
     Force,
@@ -53,6 +54,7 @@ def compile(
     feedback: Annotated[
         str | None, typer.Option(metavar="FILE.npz", help="Calibration inputs x, on which errors are to cancel.")
     ] = None,
+    effort: Effort = "normal",
     evaluate: Annotated[str | None, typer.Option(metavar="FILE.npz", help="Labelled data x, y for accuracies.")] = None,
     literal: Annotated[bool, typer.Option(help="Evaluate the literal pruned network on it too.")] = False,
     attack: Annotated[bool, typer.Option(help="Set each bound beside what an attack finds.")] = True,
@@ -93,6 +95,7 @@ def compile(
             objective=objective,
             window=window,
             feedback=calibration,
+            effort=effort,
             input_shape=shape,
             evaluate=data,
             literal=literal,
