@@ -521,7 +521,7 @@ LIES: list[tuple[str, int, Callable[[Parts, Random], object], set[str] | None]] 
     ("groups", 1, convolution(groups=2), {"target"}),
     ("stride and padding that fit", 1, convolution(stride=[2, 2], padding=[[1, 0], [1, 0]]), None),
     ("other stride and padding that fit", 1, convolution(stride=[2, 1], padding=[[1, 0], [0, 0]]), None),
-    ("an unknown operation", 1, put("graph", "nodes", 1, "op", "gelu"), {"target"}),
+    ("an unknown operation", 1, put("graph", "nodes", 1, "op", "erf"), {"target"}),
     ("another output", 1, put("graph", "outputs", [0]), {"format", "target"}),
     ("points elsewhere", 4, move_points(1.0), None),
     ("points nearby", 4, move_points(1e-3), None),
