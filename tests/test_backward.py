@@ -24,8 +24,16 @@ from slth_compile.graph.graph import Graph
 seeds = st.integers(0, 2**32 - 1)
 
 
+@pytest.mark.slow
+@given(cases=st.data())
+@settings(max_examples=400, deadline=None)
+def test_never_below_the_exact_difference_at_length(cases: st.DataObject) -> None:
+    arguments = st.sampled_from(NETWORKS), seeds, st.booleans(), st.booleans(), st.sampled_from([1e-1, 1e-4, 1e-12])
+    test_never_below_the_exact_difference.hypothesis.inner_test(*(cases.draw(part) for part in arguments))
+
+
 @given(st.sampled_from(NETWORKS), seeds, st.booleans(), st.booleans(), st.sampled_from([1e-1, 1e-4, 1e-12]))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_never_below_the_exact_difference(network, seed: int, nonnegative: bool, coarse: bool, size: float) -> None:
     rng = np.random.default_rng(seed)
     draw = drawer(rng, coarse)
@@ -114,6 +122,7 @@ def test_a_layer_that_is_wrong_in_the_passes_alone_is_seen(change, monkeypatch: 
     assert np.any(difference > leaf.upper + 1e-9) or np.any(difference < leaf.lower - 1e-9)
 
 
+@pytest.mark.slow
 def test_lines_taken_for_the_wrong_sign_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     own = steps.difference_planes
 

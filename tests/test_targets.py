@@ -19,7 +19,11 @@ DELTA = 0.05
 BACKWARD = ("strided", "signal")
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+@pytest.mark.parametrize(
+    "target",
+    [pytest.param(t, marks=pytest.mark.slow if t.name in ("bent", "excite") else ()) for t in TARGETS],
+    ids=lambda target: target.name,
+)
 def test_every_stage_keeps_the_function(target: Target, tmp_path) -> None:
     model = target.build()
     graph = check(import_model(model, target.shape))

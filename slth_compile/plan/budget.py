@@ -82,7 +82,7 @@ def allocate(graph: Graph, eps: float, domains: Sequence[Domain], signed: dict[i
     """Tolerances with `B(eta) <= eps` on all domains.
 
     At points `B` is `certificate.promise`, in networks too large for its backward passes `certificate.norms`; elsewhere
-    it is the interval engine that will certify the ticket.
+    it is the interval engine; backward passes come closer, and certify the ticket where they do.
 
     Args:
         graph: The folded target.
