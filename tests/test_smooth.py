@@ -63,7 +63,7 @@ def between(low: float, high: float, share: float) -> float:
 
 
 @given(names, numbers, numbers, shares)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @np.errstate(all="ignore")
 def test_values_and_slopes_of_an_interval_hold_those_of_its_numbers(name, a, b, inside) -> None:
     node, value, slope = SMOOTH[name]
@@ -81,7 +81,7 @@ def test_values_and_slopes_of_an_interval_hold_those_of_its_numbers(name, a, b, 
 
 @given(names, numbers, numbers, numbers, numbers, shares)
 @example("gelu", -1.4, 1.5, -1e-12, 1e-12, [(0.3, 0.5), (0.9, 0.1)])
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @np.errstate(all="ignore")
 def test_differences_hold_those_of_all_pairs(name, a, b, c, e, inside) -> None:
     node, value, _ = SMOOTH[name]
@@ -135,7 +135,7 @@ def test_images_shrink_with_the_difference(name) -> None:
 
 
 @given(names, numbers, numbers, numbers, numbers)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @np.errstate(all="ignore")
 def test_the_checker_is_never_the_looser_one(name, a, b, c, e) -> None:
     """Up to the margin that is published on top, and to what both engines add for subnormal numbers."""
@@ -207,7 +207,7 @@ def test_third_derivatives_are_below_their_bounds(name) -> None:
 
 
 @given(names, numbers, numbers, numbers, numbers, shares)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @np.errstate(all="ignore")
 def test_lines_hold_the_activation_and_its_difference(name, a, b, c, e, inside) -> None:
     node, value, _ = SMOOTH[name]
@@ -229,7 +229,7 @@ def assert_between(found: lines.Lines, x: Decimal, truth: Decimal, slack: Decima
 
 
 @given(names, st.floats(-6, 6), st.floats(-6, 6), st.floats(-3, 3), shares)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_intercepts_hold_for_any_slope(name, a, b, slope, inside) -> None:
     node, value, _ = SMOOTH[name]
     y = interval(a, b)
