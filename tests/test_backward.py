@@ -133,3 +133,17 @@ def test_lines_taken_for_the_wrong_sign_are_seen(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(steps, "difference_planes", swapped)
     with pytest.raises(AssertionError):
         test_never_below_the_exact_difference()
+
+
+def test_a_coefficient_that_is_flushed_to_zero_still_counts() -> None:
+    """1e-160 * 1e-160 is no float64 a device has to keep, and it meets a difference of 1e190."""
+    nodes: list[n.Node] = [n.Input(shape=(1,))]
+    for weight in (1e200, 1e-160, 1e-160):
+        nodes += [n.Dense(inputs=(len(nodes) - 1,), kernel=np.array([[weight]])), n.Relu(inputs=(len(nodes),))]
+    errors = {
+        i: LayerErrors(positive_center=np.array([[size]]), positive_radius=0.0)
+        for i, size in ((1, 1e190), (3, 0.0), (5, 0.0))
+    }
+    one = np.ones((1, 1))
+    (leaf,) = bound_difference_backward(Graph(tuple(nodes), (6,)), errors, 0.5 * one, one)
+    assert leaf.upper[0, 0] >= 0.99e-130

@@ -18,7 +18,7 @@ from slth_compile.certificate.backward.images import difference_of, image
 from slth_compile.certificate.backward.networks import Networks, networks_of
 from slth_compile.certificate.backward.passes import Start, upper_bounds
 from slth_compile.certificate.backward.rewrite import Larger, Take
-from slth_compile.certificate.backward.steps import step_back
+from slth_compile.certificate.backward.steps import flushed_at, step_back
 from slth_compile.certificate.backward.walk import ACTIVATIONS, Walk, walk_from
 from slth_compile.certificate.difference import Difference, LayerErrors
 from slth_compile.certificate.propagate import Pair
@@ -98,7 +98,7 @@ def _enter(walk: Walk, k: int) -> None:
         walk.plain.add(k)
     if isinstance(node, n.Softmax | n.LogSoftmax):
         return
-    walk.back[k] = step_back(walk, k)
+    walk.back[k], walk.flushed[k] = step_back(walk, k), flushed_at(walk, k)
     if k in net.outputs:
         _tighten(walk, k, True)
 

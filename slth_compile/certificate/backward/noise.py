@@ -98,6 +98,20 @@ def line_noise(lines: Lines, m: np.ndarray) -> np.ndarray:
     return _around(lines, m, gamma(math.prod(m.shape[:-1]) + 16)) * SPARE + TINY
 
 
+def flushed(operands: list[Magnitudes], products: int) -> np.ndarray:
+    """What a row loses where coefficients of the operands are flushed to zero, whatever they were: `(samples,)`.
+
+    A coefficient is a sum of at most `products` products, then of a few terms more, each of which may be off by `TINY`;
+    it meets the operand's magnitude.
+
+    Args:
+        operands: Magnitudes of the node's operands.
+        products: Products of one coefficient.
+    """
+    size = np.sum([(m.d + m.x).reshape(-1, m.x.shape[-1]).sum(0) for m in operands], axis=0)
+    return up((4 * products + 256) * TINY * (1.0 + size * SPARE))
+
+
 def sum_noise(m: Magnitudes, terms: int) -> Noise:
     """At a node that adds up to `terms` operands, whose magnitudes, added in the same way, are `m`; means likewise."""
     error = 2 * gamma(terms + 8)

@@ -23,7 +23,7 @@ THREADS = 2
 
 # Relative error of a sum of one number a step: gamma of more steps than any graph has.
 _STEPS = 2.0**-40
-# Stands in for every result that was flushed to zero on the way.
+# Stands in for every product that was flushed to zero in sums of values; coefficients have `Walk.flushed`.
 _FLUSHED = 2.0**-900
 
 
@@ -97,6 +97,7 @@ def _pass(walk: Walk, start: Start, rows: _Rows, reaches: list[Any]) -> Any:
         if m == 0 or m not in forms:
             continue
         operands, more = walk.back[m](forms.pop(m), sample)
+        more = more + f.spread(walk.flushed[m], sample)
         value, spread = value + more, spread + abs(more)
         for i, form in operands:
             if form.d is None and form.x is None:

@@ -14,7 +14,7 @@ from slth_compile.certificate import lines as smooth
 from slth_compile.certificate import propagate
 from slth_compile.certificate.backward import forms as f
 from slth_compile.certificate.backward import noise as noises
-from slth_compile.certificate.backward.layers import geometry_of
+from slth_compile.certificate.backward.layers import fan_out, geometry_of
 from slth_compile.certificate.backward.lines import (
     Lines,
     Planes,
@@ -54,6 +54,13 @@ def step_back(walk: Walk, k: int) -> Back:
             return _activation(node, operands[0])
         case _:
             return _linear(walk, k, node)
+
+
+def flushed_at(walk: Walk, k: int) -> Any:
+    """What a row may lose between node `k` and its operands to results flushed to zero, `(samples,)`."""
+    node = walk.both.net.nodes[k]
+    products = fan_out(node) if isinstance(node, n.Convolution | n.Dense) else math.prod(walk.both.net.shapes[k])
+    return jnp.asarray(noises.flushed([magnitudes(*walk.pairs[i]) for i in node.inputs], products))
 
 
 def reach_of(pair: Pair) -> f.Reach:

@@ -41,6 +41,7 @@ class Walk:
         pairs: Enclosures of the nodes passed, `(*shape, samples)`, on the host.
         between: For every `Larger`, enclosures of its operands' difference `a - b`.
         back: How a form gets from a node to its operands.
+        flushed: For every node with a way back, what a row may lose on it to results flushed to zero, `(samples,)`.
         plain: Nodes that are the input, rearranged or averaged.
     """
 
@@ -49,6 +50,7 @@ class Walk:
     pairs: list[Pair]
     between: dict[int, Pair] = dataclasses.field(default_factory=dict)
     back: dict[int, Back] = dataclasses.field(default_factory=dict)
+    flushed: dict[int, Any] = dataclasses.field(default_factory=dict)
     plain: set[int] = dataclasses.field(default_factory=lambda: {0})
 
     def moves(self, i: int) -> bool:
