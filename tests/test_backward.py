@@ -11,6 +11,7 @@ import pytest
 from exact import difference_at, exact_evaluate, is_inside
 from hypothesis import given, settings
 from random_networks import NETWORKS, drawer, random_case
+from targets import TARGETS
 from test_difference import REGIONS, inputs_of, random_regions
 
 from slth_compile.certificate.activations import activations
@@ -19,6 +20,7 @@ from slth_compile.certificate.backward.engine import bound_difference_backward
 from slth_compile.certificate.difference import LayerErrors, bound_difference
 from slth_compile.graph import nodes as n
 from slth_compile.graph.evaluate import target_weights
+from slth_compile.graph.fold import fold
 from slth_compile.graph.graph import Graph
 
 seeds = st.integers(0, 2**32 - 1)
@@ -147,3 +149,29 @@ def test_a_coefficient_that_is_flushed_to_zero_still_counts() -> None:
     one = np.ones((1, 1))
     (leaf,) = bound_difference_backward(Graph(tuple(nodes), (6,)), errors, 0.5 * one, one)
     assert leaf.upper[0, 0] >= 0.99e-130
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["bent", "smooth", "excite"])
+def test_smooth_activations_and_products_hold_what_is_seen(name: str) -> None:
+    graph = fold(next(target for target in TARGETS if target.name == name).graph())
+    rng = np.random.default_rng(0)
+    weights = target_weights(graph)
+    moves = {i: rng.uniform(-1e-3, 1e-3, w.positive.shape) for i, w in weights.items()}
+    errors = {
+        i: LayerErrors(positive_center=e, positive_radius=1e-18, negative_center=e, negative_radius=1e-18)
+        for i, e in moves.items()
+    }
+    other = {i: w._replace(positive=np.asarray(w.positive, np.float64) + moves[i]) for i, w in weights.items()}
+    x = rng.uniform(-1, 1, (3, *graph.input_shape))
+    radius = np.array([0, 0.05, 0.5]).reshape(-1, *(1,) * (x.ndim - 1))
+    found = bound_difference_backward(graph, errors, x - radius, x + radius)
+    far = bound_difference(graph, errors, x - radius, x + radius)
+    for near, wide in zip(found, far, strict=True):
+        assert np.mean(near.upper - near.lower) < np.mean(wide.upper - wide.lower)
+    for _ in range(200):
+        at = x + radius * rng.choice([-1, 1, rng.uniform(-1, 1)], x.shape)
+        f, g = activations(graph, at), activations(graph, at, other)
+        for leaf, i in zip(found, graph.outputs, strict=True):
+            d = g[i] - f[i]
+            assert np.all(d <= leaf.upper + 1e-12) and np.all(d >= leaf.lower - 1e-12)
