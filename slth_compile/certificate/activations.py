@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from slth_compile.certificate.derivatives import logistic, normal_distribution, tanh_distribution
-from slth_compile.certificate.enclosure import along, dilated, slices
+from slth_compile.certificate.enclosure import slices
 from slth_compile.certificate.propagate import window_of
+from slth_compile.certificate.resampling import along, dilated
 from slth_compile.graph import nodes as n
 from slth_compile.graph.evaluate import LayerWeights, pool_counts, target_weights
 from slth_compile.graph.graph import Graph

@@ -166,45 +166,6 @@ def slices(values: Any, window: Window, fill: float = 0.0, first: int = 0) -> li
     return found
 
 
-def dilated(values: Any, factors: Sequence[int]) -> Any:
-    """`factor - 1` zeros between neighbours along every axis."""
-    if not isinstance(values, np.ndarray):
-        return lax.pad(values, jnp.zeros((), values.dtype), [(0, 0, factor - 1) for factor in factors])
-    found = np.zeros([(size - 1) * factor + 1 for size, factor in zip(values.shape, factors, strict=True)], values.dtype)
-    found[tuple(slice(None, None, factor) for factor in factors)] = values
-    return found
-
-
-def along(matrix: Array, values: Any, axis: int) -> Any:
-    """`matrix @ values` along an axis."""
-    xp = library(values)
-    product = xp.tensordot(matrix, values, (1, axis)) if xp is np else _exactly(matrix, values, axis)
-    return xp.moveaxis(product, 0, axis)
-
-
-def _exactly(matrix: Any, values: Any, axis: int) -> Any:
-    return jnp.tensordot(matrix, values, (1, axis), precision=lax.Precision.HIGHEST)
-
-
-def resampled(values: Interval, matrix: Array, axis: int) -> Interval:
-    """All `matrix @ v` along an axis.
-
-    In centre and radius form, as `linear_image`: what the product of the centres rounds joins the radius.
-
-    Args:
-        values: The operand.
-        matrix: Shape `(out, in)`, float64, no entry subnormal.
-        axis: The axis that is `in` long.
-    """
-    terms = matrix.shape[1]
-    error = gamma(terms + 8)
-    centre, radius = centred(values)
-    size = (radius + error * (abs(centre) + radius)) * (1 + 4 * error) + 4 * TINY
-    middle, reach = along(matrix, centre, axis), along(abs(matrix), size, axis)
-    reach = reach * (1 + 4 * error) + (abs(middle) * (2 * UNIT_ROUNDOFF) + 16 * terms * TINY)
-    return Interval(down(middle - reach), up(middle + reach))
-
-
 def linear_image(terms: Sequence[Term], window: Window, offset: Offset | None) -> Interval:
     """All sums of the terms' `K v` over the window, plus the offset.
 

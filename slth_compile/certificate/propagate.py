@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from slth_compile.certificate import enclosure as e
-from slth_compile.certificate import kinked, pointwise, relaxations
+from slth_compile.certificate import kinked, pointwise, relaxations, resampling
 from slth_compile.certificate.rounding import without_subnormals
 from slth_compile.graph import nodes as n
 from slth_compile.graph.evaluate import pool_counts
@@ -149,7 +149,7 @@ def bent(pair: Pair, slopes: e.Interval) -> Pair:
 
 def resampled(axis: int, pair: Pair, matrix: e.Array) -> Pair:
     """A linear map along an axis in both networks, its matrix apart from it, as `matrix_of` gives it."""
-    return _both(_both(pair, lambda v: e.resampled(v, matrix, axis)), e.repaired)
+    return _both(_both(pair, lambda v: resampling.resampled(v, matrix, axis)), e.repaired)
 
 
 def unweighted(operation: Operation, operands: Sequence[Pair]) -> Pair:
@@ -244,7 +244,7 @@ def rearranged(node: n.Node, values: Any) -> Any:
         case n.Pad():
             return e.library(values).pad(values, (*node.padding, (0, 0)))
         case n.Dilate():
-            return e.dilated(values, (*node.factors, 1))
+            return resampling.dilated(values, (*node.factors, 1))
         case n.Reshape():
             return values.reshape(*node.shape, values.shape[-1])
         case n.Transpose():

@@ -18,8 +18,9 @@ import numpy as np
 
 from slth_compile.certificate.activations import activations, by_group, part_of
 from slth_compile.certificate.derivatives import derivative
-from slth_compile.certificate.enclosure import Window, along, slices
+from slth_compile.certificate.enclosure import Window, slices
 from slth_compile.certificate.propagate import window_of
+from slth_compile.certificate.resampling import along
 from slth_compile.graph import nodes as n
 from slth_compile.graph.evaluate import pool_counts
 from slth_compile.graph.graph import Graph
