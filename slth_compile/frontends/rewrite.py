@@ -111,6 +111,8 @@ def _add(target: Draft, entry: Entry, match: patterns.Match | None, place: dict[
         case Pairwise():
             reason = _PAIRWISE.get(node.operation, "an operation on two activations")
             node = Unknown(inputs=inputs, operation=node.operation, reason=reason)
+        case Unknown() if node.operation == "abs" and not node.reason:
+            return target.add(n.Prelu(inputs=inputs, slopes=np.asarray(-1, np.float32)))
         case Select():
             node = Unknown(inputs=inputs, operation="select_n", reason="a choice that depends on the input")
     shape = entry.shape if isinstance(node, Unknown | n.Input) else None

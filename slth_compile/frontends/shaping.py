@@ -108,7 +108,8 @@ def pad(draft: Draft, equation: Any, operands: Sequence[Value]) -> Activation:
         reason = "padding of the batch axis"
     if reason:
         return draft.unknown("pad", operands, shape, reason)
-    found = stretched(draft, _activation(x), [inner + 1 for _, _, inner in config], [(low, high) for low, high, _ in config])
+    pairs = [(low, high) for low, high, _ in config]
+    found = stretched(draft, _activation(x), [inner + 1 for _, _, inner in config], pairs)
     return found or draft.unknown("pad", operands, shape, f"negative padding {tuple(config)} that leaves nothing")
 
 
@@ -176,12 +177,25 @@ def stack(draft: Draft, equation: Any, operands: Sequence[Value]) -> Activation:
     shape, axis = tuple(equation.outvars[0].aval.shape), equation.params["axis"]
     if not all(isinstance(x, Activation) for x in operands):
         return draft.unknown("stack", operands, shape, "a stack with a constant")
+    return stacked(draft, operands, shape, axis)
+
+
+def stacked(draft: Draft, operands: Sequence[Value], shape: tuple[int, ...], axis: int) -> Activation:
+    """Activations along a new axis, of the given shape."""
     parts = [Activation(x.entry, (*x.layout[:axis], UNIT, *x.layout[axis:])) for x in map(_activation, operands)]
     parts = [draft.canonical(part) for part in parts]
     if any(part.layout != parts[0].layout for part in parts):
         return draft.unknown("stack", operands, shape, "an activation that has lost its batch axis")
     node = n.Concatenate(inputs=tuple(part.entry for part in parts), axis=parts[0].layout[axis])
     return Activation(draft.add(node), parts[0].layout)
+
+
+def row(draft: Draft, x: Activation, i: int) -> Activation:
+    """The elements at place `i` of the first axis, which is no batch axis and gone then."""
+    sizes = draft.shape(x)
+    cut = _slice(draft, [x], [i, *(0 for _ in sizes[1:])], [i + 1, *sizes[1:]], (1,) * len(sizes))
+    cut = draft.squeezed(cut) if cut.layout[0] >= 0 else cut
+    return Activation(cut.entry, cut.layout[1:])
 
 
 def _slice(
