@@ -124,13 +124,13 @@ class Step(nn.Module):
 class Scanned(nn.Module):
     @nn.compact
     def __call__(self, x):
-        loop = nn.scan(Step, variable_axes={"params": 0}, split_rngs={"params": True}, length=3)
+        loop = nn.scan(Step, variable_axes={"params": 0}, split_rngs={"params": True}, length=4000)
         return nn.Dense(2)(loop()(nn.Dense(4)(x), None)[0])
 
 
-def test_scan_is_refused_by_name():
+def test_a_long_scan_is_refused_by_name():
     (line,) = lines(bound(Scanned(), (4,)))
-    assert "scan" in line and "unroll" in line
+    assert "scan" in line and "a loop of 4000 steps" in line and "at most 8192 together" in line
 
 
 LOOPS = {
