@@ -63,9 +63,13 @@ def hard_sigmoid(view: View, i: int) -> Match | None:
 
 
 def hard_swish(view: View, i: int) -> Match | None:
-    """`x * clip(x + 3, 0, 6) / 6`, the quotient taken first or last."""
+    """`x * clip(x + 3, 0, 6) / 6`, the quotient taken first or last, and `x` times that hard sigmoid as one node."""
     product = _factors(view, i)
     for x, other in product:
+        gate = view.node(other)
+        same = isinstance(gate, n.HardSigmoid) and gate.inputs == (x,)
+        if same and _close(gate.slope, 1 / 6) and gate.offset == 0.5:
+            return Match(n.HardSwish(inputs=(x,)))
         if _hard_sigmoid(view, other) == (x, 3.0, 6.0):
             return Match(n.HardSwish(inputs=(x,)))
     whole = view.elementwise(i, "div", "mul")

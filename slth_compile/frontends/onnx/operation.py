@@ -126,8 +126,8 @@ def constant(array: np.ndarray, leaves: frozenset[str]) -> Constant:
     """A constant of the file.
 
     An array of floats is a parameter, whether it is stored as an initialiser or in a Constant node: files do not tell
-    the two apart. A single number is a setting of the network, such as a slope or the end of a clip.
+    the two apart. A single number is a setting of the network, such as a slope or the end of a clip, and so are zeros.
     """
     array = np.asarray(array)
-    trained = array.size > 1 and (array.dtype.kind == "f" or array.dtype.name == "bfloat16")
+    trained = array.size > 1 and (array.dtype.kind == "f" or array.dtype.name == "bfloat16") and bool(np.any(array))
     return from_array(array, leaves=leaves if trained else frozenset())

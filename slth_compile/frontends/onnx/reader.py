@@ -14,7 +14,7 @@ from slth_compile.frontends.onnx.wire import count_fields
 MAX_BYTES = 2**31 - 1
 """Largest file; protocol buffers end there, larger models keep their weights in files of their own."""
 
-MAX_FIELDS = 2_000_000
+MAX_FIELDS = 1_000_000
 """Most fields, those of nested messages included; networks of hundreds of layers have some ten thousand."""
 
 MAX_DEPTH = 50
@@ -89,7 +89,7 @@ def _bytes_of(path: pathlib.Path) -> bytes:
         if status.st_size > MAX_BYTES:
             raise InputError(f"{path}: {status.st_size} bytes; expected at most {MAX_BYTES}")
         with open(path, "rb") as file:
-            return file.read(MAX_BYTES)
+            return file.read(status.st_size)
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:

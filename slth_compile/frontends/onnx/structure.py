@@ -51,6 +51,7 @@ def wiring_of(source: Source) -> Wiring:
     inputs = {value.name: value for value in graph.input if value.name not in initialisers}
     if len(inputs) < sum(value.name not in initialisers for value in graph.input):
         raise InputError(f"{label}: two inputs have the same name")
+    _require_text(graph, label)
     makers = _makers(graph.node, {*initialisers, *inputs}, label)
     outputs = tuple(value.name for value in graph.output)
     if not outputs or len(set(outputs)) != len(outputs):
@@ -84,6 +85,15 @@ def open_sizes(value: Any) -> tuple[int | None, ...] | None:
     if not kind.HasField("shape"):
         return None
     return tuple(dim.dim_value if dim.dim_value > 0 else None for dim in kind.shape.dim)
+
+
+def _require_text(graph: Any, label: str) -> None:
+    """Refuses names that are no UTF-8, which protobuf hands over as bytes."""
+    values = (*graph.input, *graph.output, *graph.initializer)
+    names = [value.name for value in values] + [name for node in graph.node for name in (node.name, node.op_type)]
+    wired = [name for node in graph.node for name in (*node.input, *node.output, *(a.name for a in node.attribute))]
+    if not all(isinstance(name, str) for name in names + wired):
+        raise InputError(f"{label}: a name in it is not UTF-8")
 
 
 def _makers(nodes: Sequence[Any], given: set[str], label: str) -> dict[str, int]:

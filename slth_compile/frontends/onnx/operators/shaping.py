@@ -134,9 +134,16 @@ def slices(op: Operation) -> Value:
     starts, limits, strides = bounds(op, shape)
     if any(stride < 1 for stride in strides):
         raise Refused(f"steps {strides}; expected positive ones")
+    if any(x.layout[axis] == BATCH and cut for axis, cut in enumerate(_cuts(shape, starts, limits, strides))):
+        raise Refused("it takes some samples of the batch; expected all of them")
     if any(start >= limit for start, limit in zip(starts, limits, strict=True)):
         raise InputError(f"{op}: an empty slice {starts} to {limits} of shape {shape}; expected a larger input")
     return shaping.sliced(op.draft, x, starts, limits, strides)
+
+
+def _cuts(shape: Shape, *triple: list[int]) -> list[bool]:
+    """For each axis, whether a slice leaves something out."""
+    return [(start, limit, step) != (0, size, 1) for size, start, limit, step in zip(shape, *triple, strict=True)]
 
 
 def bounds(op: Operation, shape: Shape) -> tuple[list[int], list[int], list[int]]:
