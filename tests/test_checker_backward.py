@@ -26,6 +26,7 @@ from random_networks import (
     random_case,
     residual,
     strided,
+    upsampled,
     volume,
 )
 from targets import TARGETS, Target
@@ -144,7 +145,7 @@ def pooled(draw: Draw) -> Graph:
     return Graph(nodes, (14, 13), ("probabilities", "logits"))
 
 
-SLOW = (depthwise, grouped, volume, pooled)  # the compiler's passes are compiled for seconds
+SLOW = (depthwise, grouped, volume, upsampled, pooled)  # the compiler's passes are compiled for seconds
 
 
 @pytest.mark.parametrize("nonnegative", [False, True])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from slth_compile.frontends import elementwise, reductions, shaping, weighted
+from slth_compile.frontends import elementwise, reductions, resampling, shaping, weighted
 from slth_compile.frontends.constants import Constant, from_array, from_equation
 from slth_compile.frontends.draft import Draft, Value
 from slth_compile.frontends.sites import Site, called_function, site_of
@@ -36,6 +36,7 @@ _RULES = {
     "dot_general": weighted.product,
     "dynamic_slice": shaping.dynamic_slice,
     "expand_dims": shaping.broadcast,
+    "gather": resampling.gather,
     "ge": elementwise.binary,
     "gt": elementwise.binary,
     "integer_pow": elementwise.power,
@@ -56,6 +57,7 @@ _RULES = {
     "reduce_window_max": reductions.window,
     "reduce_window_sum": reductions.window,
     "reshape": shaping.reshape,
+    "rev": resampling.reverse,
     "select_n": elementwise.select,
     "sharding_constraint": elementwise.identity,
     "slice": shaping.slices,
@@ -66,6 +68,7 @@ _RULES = {
     "stop_gradient": elementwise.identity,
     "sub": elementwise.binary,
     "tanh": elementwise.hyperbolic_tangent,
+    "tile": resampling.tile,
     "transpose": shaping.transpose,
 }
 
