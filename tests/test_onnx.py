@@ -138,6 +138,51 @@ SHAPING = [
     after("Expand", {"s": ints(1, 3, 6, 7)}),
 ]  # fmt: skip
 
+
+def resized(name, scales=None, sizes=None, opset=13, shape=(3, 4, 5), **attributes):
+    tensors = {"s": np.float32((1, 1, *scales))} if scales else {"t": ints(2, shape[0], *sizes)}
+    reads = ["a", "-", "s"] if scales else ["a", "-", "-", "t"]
+    return after("Resize", tensors, opset, shape, name, batch="N" if scales else 2, reads=reads, **attributes)
+
+
+LINEAR_MAPS = [
+    after("ConvTranspose", {"w": draw(3, 2, 3, 2), "b": draw(2)}, shape=(3, 4, 3)),
+    after("ConvTranspose", {"w": draw(3, 2, 3, 2)}, opset=8, name="strides", strides=[2, 3], pads=[1, 0, 1, 1]),
+    after("ConvTranspose", {"w": draw(4, 3, 3, 2)}, shape=(4, 4, 3), name="groups", group=2, strides=[2, 2], opset=22,
+          output_padding=[1, 0], dilations=[1, 2], pads=[0, 1, 1, 0]),
+    after("ConvTranspose", {"w": draw(4, 1, 2, 2)}, shape=(4, 3, 3), name="depthwise", group=4, strides=[2, 2]),
+    after("ConvTranspose", {"w": draw(3, 2, 3, 3)}, name="same", auto_pad="SAME_UPPER", strides=[2, 2]),
+    after("ConvTranspose", {"w": draw(3, 2, 3, 3)}, name="lower", auto_pad="SAME_LOWER", strides=[2, 2]),
+    after("ConvTranspose", {"w": draw(3, 2, 4, 3)}, name="shape", output_shape=[12, 14], strides=[2, 2]),
+    after("ConvTranspose", {"w": draw(3, 2, 2, 2)}, name="cut", pads=[2, 1, 1, 2], kernel_shape=[2, 2]),
+    after("ConvTranspose", {"w": draw(3, 2, 3)}, shape=(3, 5), name="1d", strides=[2]),
+    resized("twice", (2, 2)), resized("shrunk", (0.6, 0.7)), resized("sizes", sizes=(7, 3)), resized("noop", (1, 1)),
+    *(resized(mode, (1.7, 2.5), nearest_mode=mode, coordinate_transformation_mode="asymmetric")
+      for mode in ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")),
+    *(resized(f"linear {kind}", (2.3, 0.6), opset=19, mode="linear", coordinate_transformation_mode=kind)
+      for kind in ("half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel", "half_pixel_symmetric")),
+    resized("tf", (2, 3), opset=11, coordinate_transformation_mode="tf_half_pixel_for_nn"),
+    resized("linear sizes", sizes=(8, 9), mode="linear"),
+    after("Resize", {"s": np.float32((1, 1, 2, 3))}, 10), after("Upsample", {"s": np.float32((1, 1, 2, 3))}, 9),
+    after("Upsample", opset=8, scales=[1.0, 1.0, 2.0, 2.0]),
+    after("Upsample", {"s": np.float32((1, 1, 2, 2))}, 9, mode="linear", name="linear"),
+    after("Resize", {"s": np.float32((2, 1.5))}, 18, name="axes", reads=["a", "-", "s"], axes=[3, 2]),
+    after("Slice", {"s": ints(-1, 5), "e": ints(-99, 1), "x2": ints(3, 2), "t": ints(-1, -2)}, name="backwards"),
+    after("Gather", {"i": ints(2, 0, 0, 1)}, axis=1, name="any"), after("Tile", {"n": ints(1, 2, 1, 3)}),
+    after("Expand", {"s": ints(3, 5, 7)}, shape=(3, 1, 7), name="grown"), after("Pad", {"p": ints(0, 0, 1, 2, 0, 0, 2, 1)},
+          name="reflected", mode="reflect"),
+    after("Pad", {"p": ints(0, 1, 0, 2, 0, 0, 0, 1)}, name="edge", mode="edge"),
+    after("Pad", {"p": ints(0, 0, 1, 2, 0, 0, 0, 1)}, 19, name="wrapped", mode="wrap"),
+    after("DepthToSpace", shape=(8, 2, 3), blocksize=2), after("DepthToSpace", shape=(8, 2, 3), blocksize=2, mode="CRD",
+          name="CRD"),
+    after("SpaceToDepth", shape=(3, 4, 6), blocksize=2),
+    Case("sum of broadcasts", (node("GlobalAveragePool", "a", "m"), node("Add", "a m"))),
+    Case("difference of broadcasts", (node("GlobalAveragePool", "a", "m"), node("Sub", "a m"))),
+    Case("resized features", (node("GlobalAveragePool", "a", "m"), node("Conv", "m w", "c"), node("Resize", "c - s", "r"),
+                              node("Concat", "r a", axis=1)),
+         tensors={"w": draw(2, 3, 1, 1), "s": np.float32((1, 1, 6, 7))}),
+]  # fmt: skip
+
 RESHAPED = (
     node("Shape", "a", "s"), node("Gather", "s zero", "batch"), node("Unsqueeze", "batch zeros", "b"),
     node("Concat", "b rest", "t", axis=0), node("Reshape", "a t"),
@@ -200,7 +245,18 @@ WHOLE = [
     Case("bias later", (node("MatMul", "a w", "m"), node("Add", "m b")), (5,), {"w": draw(5, 4), "b": draw(4)}),
 ]  # fmt: skip
 
-TABLE = [*LAYERS, *ACTIVATIONS, *WINDOWS, *ARITHMETIC, *SHAPING, *FOLDED, *PATTERNS.values(), CLIPPED_SWISH, *WHOLE]
+TABLE = [
+    *LAYERS,
+    *ACTIVATIONS,
+    *WINDOWS,
+    *ARITHMETIC,
+    *SHAPING,
+    *LINEAR_MAPS,
+    *FOLDED,
+    *PATTERNS.values(),
+    CLIPPED_SWISH,
+    *WHOLE,
+]
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ def test_everything_unsupported_is_listed_at_once():
         node("LRN", "a", "l", size=3),
         node("Relu", "a", "r"),
         node("MaxPool", "r", "m", kernel_shape=[2, 2], dilations=[2, 2]),
-        node("Pad", "a p - ", "q", mode="reflect"),
+        node("Resize", "a - p", "q", mode="cubic"),
         node("Einsum", "l", "e", equation="ijkl->ijkl"),
         node("Flatten", "e", "f"),
         node("Fancy", "q", "z", domain="com.example"),
@@ -36,14 +36,14 @@ def test_everything_unsupported_is_listed_at_once():
         node("TopK", "a", "unused"),
     )
     outputs = ("f", "m", "z", "d")
-    tensors = {"p": np.array([0, 0, 1, 0, 0, 0, 1, 0]), "one": np.float32(1)}
+    tensors = {"p": np.float32([1, 1, 2, 2]), "one": np.float32(1)}
     with pytest.raises(UnsupportedModelError) as found:
         import_onnx(case(*nodes, outputs=outputs, tensors=tensors).proto())
     assert str(found.value).splitlines() == [
         "unsupported model:",
         "  LRN at 'the_l'",
         "  MaxPool at 'the_m': dilations=(2, 2); expected 1 everywhere",
-        "  Pad at 'the_q': mode=reflect; expected constant",
+        "  Resize at 'the_q': mode=cubic; expected nearest or linear",
         "  Einsum at 'the_e'",
         "  com.example.Fancy at 'the_z'",
         "  Div at 'the_d': a constant divided by an activation",

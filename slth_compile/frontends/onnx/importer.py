@@ -32,7 +32,7 @@ from slth_compile.frontends.sites import Site
 from slth_compile.graph import nodes as n
 from slth_compile.graph.graph import Graph
 
-MAX_ELEMENTS = 2**31
+MAX_ELEMENTS = 2**26
 MAX_AXES = 16
 MAX_LINES = 200
 _PRIMES = (7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83)

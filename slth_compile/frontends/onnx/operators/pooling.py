@@ -70,8 +70,9 @@ def _pooled(op: Operation) -> tuple[Activation, Windows]:
     if set(windows.dilation) != {1}:
         op.refuse_attribute("dilations", windows.dilation, "1 everywhere")
     for tap, pair, more in zip(taps, windows.padding, windows.overhang, strict=True):
-        if max(pair[0], pair[1] + more) >= tap:
-            raise Refused(f"padding {(pair[0], pair[1] + more)} for a window of {tap}; expected padding < window")
+        low, high = pair[0], pair[1] + more
+        if min(pair) < 0 or max(low, high) >= tap:
+            raise Refused(f"padding {(low, high)} for a window of {tap}; expected 0 <= padding < window")
     return arranged(op.draft, x, (*range(2, rank + 2), 1)), windows
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from slth_compile.frontends.draft import Value
 from slth_compile.frontends.onnx.operation import Operation
-from slth_compile.frontends.onnx.operators import activations, arithmetic, pooling, shaping, weighted
+from slth_compile.frontends.onnx.operators import activations, arithmetic, pooling, resizing, shaping, weighted
 from slth_compile.graph import nodes as n
 
 Rule = Callable[[Operation], Value | list[Value]]
@@ -20,6 +20,8 @@ RULES: dict[str, Rule] = {
     "Clip": activations.clip,
     "Concat": shaping.concatenate,
     "Conv": weighted.convolution,
+    "ConvTranspose": weighted.transposed_convolution,
+    "DepthToSpace": shaping.depth_to_space,
     "Div": arithmetic.binary,
     "Dropout": shaping.identity,
     "Erf": activations.piece("erf"),
@@ -51,16 +53,20 @@ RULES: dict[str, Rule] = {
     "ReduceSum": pooling.reduction,
     "Relu": activations.plain(n.Relu),
     "Reshape": shaping.reshape,
+    "Resize": resizing.resize,
     "Shape": shaping.shape_of,
     "Sigmoid": activations.plain(n.Sigmoid),
     "Size": shaping.size_of,
     "Slice": shaping.slices,
     "Softmax": activations.softmax,
+    "SpaceToDepth": shaping.space_to_depth,
     "Split": shaping.split,
     "Squeeze": shaping.squeeze,
     "Sub": arithmetic.binary,
     "Sum": arithmetic.binary,
     "Tanh": activations.plain(n.Tanh),
+    "Tile": shaping.tile,
     "Transpose": shaping.transpose,
     "Unsqueeze": shaping.unsqueeze,
+    "Upsample": resizing.resize,
 }

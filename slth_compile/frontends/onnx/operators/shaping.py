@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -11,9 +14,12 @@ from slth_compile.errors import InputError
 from slth_compile.frontends import shaping
 from slth_compile.frontends.constants import from_array
 from slth_compile.frontends.draft import BATCH, UNIT, Activation, Value
+from slth_compile.frontends.onnx.layout import with_rank
 from slth_compile.frontends.onnx.operation import Operation, Refused, Shape
+from slth_compile.frontends.onnx.operators.mixing import mixed_axis, picked
 
 _LARGEST = 2**62
+_PADDINGS: dict[str, Any] = {"constant": "constant", "reflect": "reflect", "edge": "edge", "wrap": "wrap"}
 
 
 def identity(op: Operation) -> Value:
@@ -128,12 +134,15 @@ def concatenate(op: Operation) -> Value:
 
 
 def slices(op: Operation) -> Value:
-    """`Slice` with constant ends and positive steps."""
+    """`Slice` with constant ends."""
     x = op.activation
     shape = op.draft.shape(x)
     starts, limits, strides = bounds(op, shape)
-    if any(stride < 1 for stride in strides):
-        raise Refused(f"steps {strides}; expected positive ones")
+    for axis, stride in enumerate(strides):
+        if stride < 0:
+            x = picked(op, x, axis, np.arange(shape[axis])[slice(starts[axis], limits[axis], stride)])
+            starts[axis], limits[axis], strides[axis] = 0, op.draft.shape(x)[axis], 1
+    shape = op.draft.shape(x)
     if any(x.layout[axis] == BATCH and cut for axis, cut in enumerate(_cuts(shape, starts, limits, strides))):
         raise Refused("it takes some samples of the batch; expected all of them")
     if any(start >= limit for start, limit in zip(starts, limits, strict=True)):
@@ -147,7 +156,7 @@ def _cuts(shape: Shape, *triple: list[int]) -> list[bool]:
 
 
 def bounds(op: Operation, shape: Shape) -> tuple[list[int], list[int], list[int]]:
-    """Starts, limits and steps of a `Slice` for every axis, starts and limits inside; a step may be negative."""
+    """Starts, limits and steps of a `Slice` for every axis, as `slice` takes them."""
     if op.opset < 10:
         given = op.integers("starts") or (), op.integers("ends") or ()
         axes, steps = op.integers("axes"), None
@@ -161,22 +170,23 @@ def bounds(op: Operation, shape: Shape) -> tuple[list[int], list[int], list[int]
         raise InputError(f"{op}: {len(given[0])} starts, {len(given[1])} ends, {len(axes)} axes, steps {steps}")
     starts, limits, strides = [0] * len(shape), list(shape), [1] * len(shape)
     for axis, start, end, step in zip(op_axes(op, axes, len(shape)), *given, steps, strict=True):
-        strides[axis] = step
-        if step > 0:
-            starts[axis], limits[axis], _ = slice(start, end, step).indices(shape[axis])
+        starts[axis], limits[axis], strides[axis] = slice(start, end, step).indices(shape[axis])
+        if step < 0 and limits[axis] < 0:
+            # up to and with the first element, which `slice` can only say from the front
+            limits[axis] = -shape[axis] - 1
     return starts, limits, strides
 
 
 def pad(op: Operation) -> Value:
-    """`Pad` with zeros; negative padding cuts."""
+    """`Pad` with zeros, where negative padding cuts, or with elements of the operand."""
     x = op.activation
     shape = op.draft.shape(x)
     mode = op.text("mode", "constant")
-    if mode != "constant":
-        op.refuse_attribute("mode", mode, "constant")
+    if mode not in _PADDINGS:
+        raise InputError(f"{op}: mode={mode} does not exist")
     flat = op.integers("pads") if op.opset < 11 else _integers(op, 1, "the list of paddings")
     value = op.number("value", 0.0) if op.opset < 11 else op.optional_at(2, "the padding value")
-    if value is not None and np.any(np.asarray(value) != 0):
+    if mode == "constant" and value is not None and np.any(np.asarray(value) != 0):
         raise Refused(f"padding with {float(np.reshape(value, -1)[0]):g}; expected zeros")
     axes = tuple(range(len(shape))) if op.operand(3) is None else op_axes(op, _integers(op, 3, "axes"), len(shape))
     if flat is None or len(flat) != 2 * len(axes):
@@ -186,12 +196,17 @@ def pad(op: Operation) -> Value:
         pairs[axis] = (flat[place], flat[place + len(axes)])
     if any(x.layout[axis] == BATCH and pair != (0, 0) for axis, pair in enumerate(pairs)):
         raise Refused("it pads the batch axis")
-    starts = [max(-low, 0) for low, _ in pairs]
-    limits = [size - max(-high, 0) for size, (_, high) in zip(shape, pairs, strict=True)]
-    if any(start >= limit for start, limit in zip(starts, limits, strict=True)):
-        raise InputError(f"{op}: pads={flat} leave nothing of shape {shape}")
-    x = shaping.sliced(op.draft, x, starts, limits, [1] * len(shape))
-    return shaping.padded(op.draft, x, [(max(low, 0), max(high, 0)) for low, high in pairs])
+    if mode == "constant":
+        found = shaping.stretched(op.draft, x, [1] * len(shape), pairs)
+        if found is None:
+            raise InputError(f"{op}: pads={flat} leave nothing of shape {shape}")
+        return found
+    for axis, (low, high) in enumerate(pairs):
+        if min(low, high) < 0 or (mode == "reflect" and max(low, high) >= shape[axis]):
+            raise Refused(f"mode={mode} with padding {(low, high)} of size {shape[axis]}; expected 0 <= padding < size")
+        if low or high:
+            x = mixed_axis(op, x, axis, shape[axis] + low + high, _padding_matrix(low, high, mode))
+    return x
 
 
 def split(op: Operation) -> list[Value]:
@@ -220,7 +235,7 @@ def split_places(op: Operation, size: int, count: int) -> list[tuple[int, int]]:
 
 
 def gather(op: Operation) -> Value:
-    """`Gather` of one place, or of places at equal distances."""
+    """`Gather` of one place or a list of places of one axis."""
     x = op.activation
     shape = op.draft.shape(x)
     axis = op.axis(op.integer("axis", 0), len(shape))
@@ -232,7 +247,7 @@ def gather(op: Operation) -> Value:
     places = np.where(indices < 0, indices + shape[axis], indices).reshape(-1).tolist()
     step = places[1] - places[0] if len(places) > 1 else 1
     if step < 1 or any(b - a != step for a, b in itertools.pairwise(places)):
-        raise Refused("places at unequal distances; expected an ascending range")
+        return picked(op, x, axis, np.array(places))
     starts, limits, strides = _one_axis(shape, axis, places[0], places[-1] + 1)
     strides[axis] = step
     y = shaping.sliced(op.draft, x, starts, limits, strides)
@@ -240,16 +255,71 @@ def gather(op: Operation) -> Value:
 
 
 def expand(op: Operation) -> Value:
-    """`Expand` to a shape that the operand already has."""
+    """`Expand`: axes of size one repeated."""
     x = op.activation
     old, new = op.draft.shape(x), _integers(op, 1, "the shape")
     try:
         shape = np.broadcast_shapes(old, new)
     except ValueError:
         raise InputError(f"{op}: shape {old} to {new}") from None
-    if math.prod(shape) != math.prod(old):
-        raise Refused(f"an activation of shape {old} broadcast to {shape}")
-    return shaping.reshaped(op.draft, x, shape)
+    x = with_rank(x, len(shape))
+    for axis, size in enumerate(shape):
+        if op.draft.shape(x)[axis] != size:
+            x = mixed_axis(op, x, axis, size, functools.partial(_column, size))
+    return x
+
+
+def tile(op: Operation) -> Value:
+    """`Tile`: whole axes repeated one after the other."""
+    x = op.activation
+    counts = _integers(op, 1, "the list of repeats")
+    if len(counts) != len(x.layout) or min(counts) < 1:
+        raise InputError(f"{op}: repeats {counts} for {len(x.layout)} axes; expected positive numbers")
+    for axis, count in enumerate(counts):
+        if count > 1:
+            out = op.draft.shape(x)[axis] * count
+            x = mixed_axis(op, x, axis, out, lambda size, count=count: np.tile(np.eye(size), (count, 1)))
+    return x
+
+
+def depth_to_space(op: Operation) -> Value:
+    """`DepthToSpace`: channels become blocks of pixels."""
+    batch, channels, height, width, block = _blocks(op)
+    mode = op.text("mode", "DCR")
+    if mode not in ("DCR", "CRD") or channels % block**2:
+        raise InputError(f"{op}: mode={mode}, blocks of {block}, {channels} channels")
+    depth = channels // block**2
+    split = (batch, block, block, depth) if mode == "DCR" else (batch, depth, block, block)
+    order = (0, 3, 4, 1, 5, 2) if mode == "DCR" else (0, 1, 4, 2, 5, 3)
+    x = shaping.reshaped(op.draft, op.activation, (*split, height, width))
+    x = Activation(x.entry, tuple(x.layout[axis] for axis in order))
+    return shaping.reshaped(op.draft, x, (batch, depth, height * block, width * block))
+
+
+def space_to_depth(op: Operation) -> Value:
+    """`SpaceToDepth`: blocks of pixels become channels."""
+    batch, channels, height, width, block = _blocks(op)
+    if height % block or width % block:
+        raise InputError(f"{op}: blocks of {block} of {height} x {width} pixels")
+    high, wide = height // block, width // block
+    x = shaping.reshaped(op.draft, op.activation, (batch, channels, high, block, wide, block))
+    x = Activation(x.entry, tuple(x.layout[axis] for axis in (0, 3, 5, 1, 2, 4)))
+    return shaping.reshaped(op.draft, x, (batch, channels * block**2, high, wide))
+
+
+def _blocks(op: Operation) -> tuple[int, ...]:
+    shape, block = op.draft.shape(op.activation), op.integer("blocksize", 0)
+    if len(shape) != 4 or not 0 < block < 2**16:
+        raise InputError(f"{op}: blocks of {block} of shape {shape}; expected an image")
+    return (*shape, block)
+
+
+def _column(out: int, size: int) -> np.ndarray:
+    return np.ones((out, size), np.float32)
+
+
+def _padding_matrix(low: int, high: int, mode: str) -> Callable[[int], np.ndarray]:
+    return lambda size: np.pad(np.eye(size), ((low, high), (0, 0)), mode=_PADDINGS[mode])
 
 
 def _integers(op: Operation, position: int, what: str) -> Shape:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from slth_compile.errors import InputError
 from slth_compile.frontends.constants import Constant
 from slth_compile.frontends.draft import Activation, Value
 from slth_compile.frontends.onnx.layout import arranged, moved_last
-from slth_compile.frontends.onnx.operation import Operation, Refused
+from slth_compile.frontends.onnx.operation import Operation, Refused, Shape
 from slth_compile.frontends.onnx.operators.arithmetic import combined
-from slth_compile.frontends.onnx.operators.windows import windows_of
-from slth_compile.frontends.shaping import squeezed
+from slth_compile.frontends.onnx.operators.windows import positive, windows_of
+from slth_compile.frontends.shaping import squeezed, stretched
 from slth_compile.graph import nodes as n
 
 _SUFFIXES = ("weight", "kernel", "w", "W")
@@ -32,18 +35,46 @@ def convolution(op: Operation) -> Value:
     spatial = tuple(range(2, rank + 2))
     sizes = op.draft.shape(x)[2:]
     windows = windows_of(op, sizes, weights.shape[2:])
-    x = arranged(op.draft, x, (*spatial, 1))
-    node = n.Convolution(
-        inputs=(x.entry,),
-        name=_layer_name(op, 1),
-        kernel=np.transpose(weights, (*spatial, 1, 0)),
-        bias=_bias(op, 2, weights.shape[0]),
-        stride=windows.stride,
-        padding=windows.padding,
-        dilation=windows.dilation,
-        groups=groups,
-    )
-    return Activation(op.draft.add(node, leaves=_leaves(op)), x.layout)
+    fields: dict[str, Any] = {
+        "kernel": np.transpose(weights, (*spatial, 1, 0)),
+        "bias": _bias(op, 2, weights.shape[0]),
+        "stride": windows.stride,
+        "dilation": windows.dilation,
+        "groups": groups,
+    }
+    return _convolved(op, x, (1,) * rank, windows.padding, fields)
+
+
+def transposed_convolution(op: Operation) -> Value:
+    """`ConvTranspose`: zeros between neighbours, then a convolution with the kernel from its ends.
+
+    An input of `s` elements has `(s - 1) * stride + output_padding + span - sum(pads)` results along an axis, a kernel
+    of `taps` elements spans `(taps - 1) * dilation + 1`.
+    """
+    x, kernel = op.activation, op.constant_at(1, "the kernel")
+    rank, groups = len(x.layout) - 2, op.integer("group", 1)
+    if not 1 <= rank <= 3:
+        raise Refused(f"{rank} spatial axes; expected one to three")
+    weights = _matrix(op, kernel, rank + 2)
+    taps, channels = weights.shape[2:], weights.shape[0]
+    if groups < 1 or channels % groups or channels != op.draft.shape(x)[1]:
+        found = op.draft.shape(x)[1]
+        raise InputError(f"{op}: group={groups}, a kernel of shape {weights.shape}, an operand with {found} channels")
+    stride, dilation = positive(op, "strides", rank), positive(op, "dilations", rank)
+    spans = [(tap - 1) * step + 1 for tap, step in zip(taps, dilation, strict=True)]
+    more = op.integers("output_padding") or (0,) * rank
+    padding = _transposed_padding(op, op.draft.shape(x)[2:], spans, stride, more)
+    grouped = weights[(..., *(slice(None, None, -1),) * rank)].reshape(groups, channels // groups, -1, *taps)
+    moved = np.transpose(grouped, (*range(3, rank + 3), 1, 0, 2))
+    fields: dict[str, Any] = {
+        "kernel": moved.reshape(*taps, channels // groups, -1),
+        "bias": _bias(op, 2, weights.shape[1] * groups),
+        "stride": (1,) * rank,
+        "dilation": dilation,
+        "groups": groups,
+    }
+    around = [(s - 1 - low, s - 1 - high + m) for s, (low, high), m in zip(spans, padding, more, strict=True)]
+    return _convolved(op, x, stride, around, fields)
 
 
 def general_product(op: Operation) -> Value:
@@ -110,6 +141,45 @@ def batch_norm(op: Operation) -> Value:
     names = ("scale", "bias", "mean", "variance")
     fields = {name: _floating(op, op.constant_at(i + 1, f"the {name}").value) for i, name in enumerate(names)}
     node = n.BatchNorm(inputs=(x.entry,), name=op.name, epsilon=op.number("epsilon", 1e-5), **fields)
+    return Activation(op.draft.add(node, leaves=_leaves(op)), x.layout)
+
+
+def _transposed_padding(
+    op: Operation, sizes: Shape, spans: Sequence[int], stride: Shape, more: Shape
+) -> list[tuple[int, int]]:
+    """What a transposed convolution cuts off, (low, high) for every axis."""
+    rank, mode, shape = len(sizes), op.text("auto_pad", "NOTSET"), op.integers("output_shape")
+    if len(more) != rank or min(more) < 0 or (shape is not None and len(shape) not in (rank, rank + 2)):
+        raise InputError(f"{op}: output_padding={more}, output_shape={shape}; expected {rank} numbers each")
+    if shape is None and mode in ("SAME_UPPER", "SAME_LOWER"):
+        shape = tuple(size * step for size, step in zip(sizes, stride, strict=True))
+    if shape is not None:
+        whole = [(size - 1) * step + s + m for size, step, s, m in zip(sizes, stride, spans, more, strict=True)]
+        totals = [a - b for a, b in zip(whole, shape[-rank:], strict=True)]
+        if min(totals) < 0:
+            raise Refused(f"output_shape={shape}; expected at most {tuple(whole)}")
+        halves = [(total // 2, total - total // 2) for total in totals]
+        return halves if mode == "SAME_UPPER" else [(b, a) for a, b in halves]
+    if mode not in ("NOTSET", "VALID"):
+        raise InputError(f"{op}: auto_pad={mode}; expected NOTSET, VALID, SAME_UPPER or SAME_LOWER")
+    flat = (op.integers("pads") if mode == "NOTSET" else None) or (0,) * (2 * rank)
+    if len(flat) != 2 * rank:
+        raise InputError(f"{op}: pads={flat}; expected {2 * rank} numbers")
+    return list(zip(flat[:rank], flat[rank:], strict=True))
+
+
+def _convolved(
+    op: Operation, x: Activation, factors: Shape, padding: Sequence[tuple[int, int]], fields: dict[str, Any]
+) -> Activation:
+    """The convolution of an input spread out by `factors`; negative padding cuts elements off first."""
+    rank = len(factors)
+    x = arranged(op.draft, x, (*range(2, rank + 2), 1))
+    cut = [(min(low, 0), min(high, 0)) for low, high in padding]
+    inner = stretched(op.draft, Activation(x.entry, tuple(range(rank + 1))), (*factors, 1), [*cut, (0, 0)])
+    if inner is None:
+        raise InputError(f"{op}: padding {tuple(padding)} leaves nothing of its operand")
+    around = tuple((max(low, 0), max(high, 0)) for low, high in padding)
+    node = n.Convolution(inputs=(inner.entry,), name=_layer_name(op, 1), padding=around, **fields)
     return Activation(op.draft.add(node, leaves=_leaves(op)), x.layout)
 
 

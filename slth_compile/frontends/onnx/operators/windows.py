@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from slth_compile.errors import InputError
-from slth_compile.frontends.onnx.operation import Operation, Refused
+from slth_compile.frontends.onnx.operation import Operation
 from slth_compile.graph.nodes import Pairs
 
 
@@ -18,7 +18,7 @@ class Windows:
         taps: Size of a window.
         stride: Distance between windows.
         dilation: Distance between taps.
-        padding: Declared or derived padding, (low, high).
+        padding: Declared or derived padding, (low, high); it may be negative.
         overhang: What a last window, rounded up (ceil_mode), reaches beyond the padding.
     """
 
@@ -39,11 +39,10 @@ def windows_of(op: Operation, sizes: Sequence[int], taps: Sequence[int]) -> Wind
 
     Raises:
         InputError: Attributes of the wrong length, not positive, or an unknown `auto_pad`.
-        Refused: Negative padding.
     """
     rank = len(sizes)
-    stride = _positive(op, "strides", rank)
-    dilation = _positive(op, "dilations", rank)
+    stride = positive(op, "strides", rank)
+    dilation = positive(op, "dilations", rank)
     spans = [(tap - 1) * step + 1 for tap, step in zip(taps, dilation, strict=True)]
     axes = list(zip(sizes, spans, stride, strict=True))
     mode = op.text("auto_pad", "NOTSET")
@@ -62,8 +61,6 @@ def windows_of(op: Operation, sizes: Sequence[int], taps: Sequence[int]) -> Wind
             padding = tuple((a, b) if mode == "SAME_UPPER" else (b, a) for a, b in halves)
         case _:
             raise InputError(f"{op}: auto_pad={mode}; expected NOTSET, VALID, SAME_UPPER or SAME_LOWER")
-    if any(low < 0 or high < 0 for low, high in padding):
-        raise Refused(f"negative padding {padding}; expected none, slice the input instead")
     overhang = (0,) * rank
     if op.integer("ceil_mode", 0):
         overhang = tuple(_overhang(*axis, *pair) for axis, pair in zip(axes, padding, strict=True))
@@ -78,7 +75,8 @@ def _overhang(size: int, span: int, stride: int, low: int, high: int) -> int:
     return max((count - 1) * stride + span - (size + low + high), 0)
 
 
-def _positive(op: Operation, name: str, rank: int) -> tuple[int, ...]:
+def positive(op: Operation, name: str, rank: int) -> tuple[int, ...]:
+    """An attribute of one positive number for each of `rank` axes, 1 where it is left out."""
     found = op.integers(name) or (1,) * rank
     if len(found) != rank or min(found) < 1:
         raise InputError(f"{op}: {name}={found}; expected {rank} positive numbers")
