@@ -67,8 +67,7 @@ def hard_swish(view: View, i: int) -> Match | None:
     product = _factors(view, i)
     for x, other in product:
         gate = view.node(other)
-        same = isinstance(gate, n.HardSigmoid) and gate.inputs == (x,)
-        if same and _close(gate.slope, 1 / 6) and gate.offset == 0.5:
+        if isinstance(gate, n.HardSigmoid) and gate.inputs == (x,) and _is_sixth(gate):
             return Match(n.HardSwish(inputs=(x,)))
         if _hard_sigmoid(view, other) == (x, 3.0, 6.0):
             return Match(n.HardSwish(inputs=(x,)))
@@ -142,6 +141,11 @@ def _monomial(view: View, i: int, x: int) -> tuple[float, tuple[int, ...]]:
         return factor, (inner,)
     (first, left), (second, right) = (_monomial(view, j, x) for j in pairs[0])
     return factor * first * second, left + right
+
+
+def _is_sixth(gate: n.HardSigmoid) -> bool:
+    """Whether it is `clip(x + 3, 0, 6) / 6`."""
+    return _close(gate.slope, 1 / 6) and gate.offset == 0.5
 
 
 def _hard_sigmoid(view: View, i: int) -> tuple[int, float, float] | None:
