@@ -59,6 +59,9 @@ def test_everything_unsupported_is_listed_at_once():
         ((node("BatchNormalization", "a v v v v", training_mode=1),), "training_mode=1"),
         ((node("Cast", "a", to=7),), "to=7; expected a float type"),
         ((node("ReduceMean", "a", axes=[0]),), "batch axis"),
+        ((node("Transpose", "a", "b", perm=[1, 0, 2, 3]), node("Conv", "b k")), "along the batch axis"),
+        ((node("Transpose", "a", "b", perm=[2, 0, 1, 3]), node("MaxPool", "b", kernel_shape=[2, 2])), "the batch axis"),
+        ((node("Flatten", "a", "f"), node("MatMul", "k f")), "along the batch axis"),
         ((node("Erf", "a"),), "Erf .erf. at 'the_y'"),
         ((node("Softmax", "a", "p", axis=1), node("Relu", "p")), "at an output only"),
         ((node("Transpose", "a", perm=[1, 0, 2, 3]),), "expected the batch axis first"),
@@ -69,6 +72,7 @@ def test_everything_unsupported_is_listed_at_once():
 )
 def test_refusals(nodes, message):
     places = {"t": np.array([-1, 9]), "lo": np.array([1]), "hi": np.array([2])}
+    places["k"] = draw(2, 3, 2, 2) if nodes[-1].op_type == "Conv" else draw(2, 7)
     tensors = {"s": np.float32(0.1), "v": draw(3, low=0.5), **places}
     proto = case(*nodes, tensors=tensors, opset=15).proto()
     with pytest.raises(UnsupportedModelError, match=message):

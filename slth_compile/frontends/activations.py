@@ -131,15 +131,15 @@ def _is_twice_tanh_distribution(view: View, i: int, x: int) -> bool:
     return False
 
 
-def _monomial(view: View, i: int, x: int) -> tuple[float, tuple[int, ...]]:
-    """An entry as a product of a number and entries, none taken apart further than `x`."""
+def _monomial(view: View, i: int, x: int, depth: int = 2) -> tuple[float, tuple[int, ...]]:
+    """An entry as a product of a number and entries, none taken apart further than `x` nor more often than `depth`."""
     if i == x:
         return 1.0, (x,)
     inner, factor = _scaled(view, i)
     pairs = _factors(view, inner)
-    if inner == x or not pairs:
+    if inner == x or not pairs or depth == 0:
         return factor, (inner,)
-    (first, left), (second, right) = (_monomial(view, j, x) for j in pairs[0])
+    (first, left), (second, right) = (_monomial(view, j, x, depth - 1) for j in pairs[0])
     return factor * first * second, left + right
 
 

@@ -20,7 +20,7 @@ from slth_compile.frontends.draft import BATCH, Activation, Draft, Entry, Unknow
 from slth_compile.frontends.jaxpr import checked_shape
 from slth_compile.frontends.onnx.layout import channels_last, channels_last_layout, is_channels_first
 from slth_compile.frontends.onnx.operation import Operation, Refused, Shape, constant
-from slth_compile.frontends.onnx.operators.folding import SMALLEST_BUDGET, Budget, fold
+from slth_compile.frontends.onnx.operators.folding import Budget, fold
 from slth_compile.frontends.onnx.operators.rules import RULES
 from slth_compile.frontends.onnx.reader import Source, read
 from slth_compile.frontends.onnx.structure import Wiring, open_sizes, wiring_of
@@ -94,14 +94,14 @@ class _Walk:
         self.source, self.wiring, self.draft = source, wiring, draft
         self.values: dict[str, Value | None] = {}
         self.problems: list[str] = []
-        stored = sum(math.prod(max(size, 0) for size in tensor.dims) for tensor in wiring.initialisers.values())
-        self.budget = Budget(max(SMALLEST_BUDGET, 4 * min(stored, MAX_ELEMENTS)))
+        self.budget = Budget()
 
     def value(self, name: str) -> Value | None:
         """The value of a name; a tensor of the file is read when it is first needed."""
         if name not in self.values:
-            tensor = self.wiring.initialisers[name]
-            self.values[name] = constant(array_of(tensor, self.source), frozenset([name]))
+            array = array_of(self.wiring.initialisers[name], self.source)
+            self.budget.add(array.size)
+            self.values[name] = constant(array, frozenset([name]))
         return self.values[name]
 
     def visit(self, node: Any) -> None:
@@ -146,23 +146,22 @@ class _Walk:
             attributes = {entry.name: _attribute(entry, self.source) for entry in node.attribute}
             op = Operation(kind, name, version, self.draft, operands, names, attributes, used)
             found = RULES[kind](op) if inner else fold(op, self.budget)
+            results: list[Value] = [*found] if isinstance(found, list) else [found]
+            shapes = [self.draft.shape(x) for x in results if isinstance(x, Activation)]
         except (Refused, InputError, UnsupportedModelError):
             raise
         except Exception as error:
             # one of a damaged node's many contradictions, found by NumPy or by a node of the graph
             raise InputError(f"{self.source.label}: {kind} '{name}' is not valid ({_first_line(error)})") from error
-        results: list[Value] = [*found] if isinstance(found, list) else [found]
-        for x in results:
-            self._require_size(x, f"{kind} '{name}'")
+        for shape in shapes:
+            if len(shape) > MAX_AXES or math.prod(shape) > MAX_ELEMENTS or 0 in shape:
+                raise InputError(
+                    f"{self.source.label}: {kind} '{name}' has a result of shape {shape}; expected 1 to {MAX_ELEMENTS} "
+                    f"elements and at most {MAX_AXES} axes"
+                )
+        if any(used[len(results) :]):
+            raise Refused(f"{sum(used)} of its results are read; expected the first alone")
         return results
-
-    def _require_size(self, x: Any, label: str) -> None:
-        shape = self.draft.shape(x) if isinstance(x, Activation) else ()
-        if len(shape) > MAX_AXES or math.prod(shape) > MAX_ELEMENTS or 0 in shape:
-            raise InputError(
-                f"{self.source.label}: {label} has a result of shape {shape}; expected 1 to {MAX_ELEMENTS} elements "
-                f"and at most {MAX_AXES} axes"
-            )
 
 
 def _input(source: Source, wiring: Wiring, given: Shape | None) -> tuple[Shape, int | None, bool]:

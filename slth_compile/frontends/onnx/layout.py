@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from slth_compile.frontends.draft import BATCH, UNIT, Activation, Draft, Layout
-from slth_compile.frontends.onnx.operation import Shape
+from slth_compile.frontends.onnx.operation import Refused, Shape
 
 _CHANNELS_FIRST = {
     "AveragePool", "BatchNormalization", "Conv", "ConvTranspose", "DepthToSpace", "GlobalAveragePool", "GlobalMaxPool",
@@ -73,7 +73,15 @@ def moved_last(draft: Draft, x: Activation, axis: int) -> Activation:
 
 
 def arranged(draft: Draft, x: Activation, axes: Sequence[int]) -> Activation:
-    """The same array from an entry whose axes are the array's `axes`, in that order."""
+    """The same array from an entry whose axes are the array's `axes`, in that order.
+
+    Raises:
+        Refused: One of them is the batch axis, or the batch is none of the others.
+    """
+    if any(x.layout[axis] == BATCH for axis in axes):
+        raise Refused("it goes along the batch axis; expected axes of the sample")
+    if sum(x.layout[axis] >= 0 for axis in axes) != len(draft.entries[x.entry].shape):
+        raise Refused("in place of the batch axis it has an axis of the sample")
     entry = draft.arrange(x, axes)
     layout = [place if place == BATCH else UNIT for place in x.layout]
     for place, axis in enumerate(axes):

@@ -73,6 +73,13 @@ class Operation:
         """An integer attribute."""
         return self._attribute(name, int, default)
 
+    def flag(self, name: str, default: bool = False) -> bool:
+        """An attribute that is 0 or 1."""
+        found = self.integer(name, int(default))
+        if found not in (0, 1):
+            raise InputError(f"{self}: attribute {name}={found}; expected 0 or 1")
+        return bool(found)
+
     def number(self, name: str, default: float) -> float:
         """A number attribute."""
         return float(self._attribute(name, (int, float), default))

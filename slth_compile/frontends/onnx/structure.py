@@ -9,7 +9,7 @@ from typing import Any
 from slth_compile.errors import InputError, UnsupportedModelError
 from slth_compile.frontends.onnx.reader import Source
 
-MAX_NODES = 100_000
+MAX_NODES = 50_000
 _FLOATS = (1, 10, 11, 16)
 
 
@@ -100,8 +100,10 @@ def _makers(nodes: Sequence[Any], given: set[str], label: str) -> dict[str, int]
     makers: dict[str, int] = {}
     for i, node in enumerate(nodes):
         for name in node.output:
-            if name and (name in given or makers.setdefault(name, i) != i or list(node.output).count(name) > 1):
+            if name in given or name in makers:
                 raise InputError(f"{label}: '{name}' is defined twice, the second time by {node.op_type} '{node.name}'")
+            if name:
+                makers[name] = i
     for i, node in enumerate(nodes):
         late = next((name for name in node.input if makers.get(name, -1) >= i), None)
         if late is not None:

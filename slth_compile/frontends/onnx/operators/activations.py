@@ -18,6 +18,9 @@ from slth_compile.frontends.shaping import reshaped
 from slth_compile.graph import nodes as n
 
 
+_LARGEST = float(np.finfo(np.float32).max)
+
+
 def plain(kind: type[n.Node]) -> Callable[[Operation], Value]:
     """The rule of an operator that one node without attributes stands for."""
     return lambda op: _applied(op, kind)
@@ -56,7 +59,7 @@ def clip(op: Operation) -> Value:
     x: Value = op.activation
     for name, end in zip(("max", "min"), ends, strict=True):
         # exporters write the largest float for no end
-        if end is not None and abs(end) < float(np.finfo(np.float32).max):
+        if end is not None and (-end if name == "max" else end) < _LARGEST:
             x = combined(op, name, (x, from_array(np.asarray(end, np.float64))))
     return x
 

@@ -7,6 +7,7 @@ counted before it is made: a file of a hundred bytes must not ask for a terabyte
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,14 +21,18 @@ from slth_compile.frontends.onnx.operators import shaping
 from slth_compile.frontends.onnx.reader import onnx_package
 
 Arrays = Sequence[np.ndarray]
-SMALLEST_BUDGET = 2**26
+Rule = Callable[[Operation, "Budget"], np.ndarray | list[np.ndarray]]
 
 
 @dataclasses.dataclass(eq=False)
 class Budget:
-    """How many elements folding may still make."""
+    """How many elements folding may still make: some for shapes, and some for each that the file really holds."""
 
-    left: int
+    left: int = 2**26
+
+    def add(self, stored: int) -> None:
+        """Adds what a tensor of the file is good for."""
+        self.left += 4 * stored
 
     def take(self, op: Operation, count: int) -> None:
         """Takes the elements of a result that is about to be made."""
@@ -47,9 +52,15 @@ def fold(op: Operation, budget: Budget) -> list[Constant]:
     with np.errstate(all="ignore"):  # NaN and infinity are refused with the weights they reach
         if op.kind in _ELEMENTWISE:
             budget.take(op, math.prod(np.broadcast_shapes(*(a.shape for a in arrays))))
-            found = _ELEMENTWISE[op.kind](*arrays)
+            function = _ELEMENTWISE[op.kind]
+            if isinstance(function, np.ufunc) and function.nin != len(arrays):
+                # one more would be where NumPy writes its result
+                raise InputError(f"{op}: {len(arrays)} operands; expected {function.nin}")
+            found = function(*arrays)
             if arrays[0].dtype.kind not in "b" and found.dtype.kind in "fiu" and op.kind != "Where":
                 found = found.astype(arrays[0].dtype, copy=False)
+        elif op.kind in _VIEWS:
+            found = _VIEWS[op.kind](op, budget)
         elif op.kind in _RULES:
             # each of them makes at most as much as it reads, or takes the rest from the budget itself
             budget.take(op, sum(a.size for a in arrays))
@@ -74,6 +85,8 @@ def _array(op: Operation, position: int) -> np.ndarray:
 
 def _cast(op: Operation, budget: Budget) -> np.ndarray:
     onnx = onnx_package()
+    if op.integer("to", 1) not in onnx.TensorProto.DataType.values():
+        raise InputError(f"{op}: to={op.integer('to', 1)} is no type")
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(op.integer("to", 1)))
     if dtype.kind not in "biuf" and dtype.name != "bfloat16":
         op.refuse_attribute("to", op.integer("to", 1), "a type of numbers")
@@ -187,9 +200,9 @@ def _reduced(function: Callable[..., Any]) -> Callable[[Operation, Budget], np.n
     def rule(op: Operation, budget: Budget) -> np.ndarray:
         x = _array(op, 0)
         axes = op.axes(x.ndim, 1)
-        if not axes and op.integer("noop_with_empty_axes", 0):
+        if not axes and op.flag("noop_with_empty_axes"):
             return x
-        found = function(x, axis=axes or None, keepdims=bool(op.integer("keepdims", 1)))
+        found = function(x, axis=axes or None, keepdims=op.flag("keepdims", True))
         return np.asarray(found).astype(x.dtype)
 
     return rule
@@ -257,8 +270,8 @@ _ELEMENTWISE: dict[str, Callable[..., np.ndarray]] = {
     "Less": np.less,
     "LessOrEqual": np.less_equal,
     "Log": np.log,
-    "Max": lambda *a: np.maximum.reduce(np.broadcast_arrays(*a)),
-    "Min": lambda *a: np.minimum.reduce(np.broadcast_arrays(*a)),
+    "Max": lambda *a: functools.reduce(np.maximum, a),
+    "Min": lambda *a: functools.reduce(np.minimum, a),
     "Mul": np.multiply,
     "Neg": np.negative,
     "Not": np.logical_not,
@@ -273,16 +286,27 @@ _ELEMENTWISE: dict[str, Callable[..., np.ndarray]] = {
     "Where": np.where,
 }
 
-_RULES: dict[str, Callable[[Operation, Budget], np.ndarray | list[np.ndarray]]] = {
+_VIEWS: dict[str, Rule] = {
+    "Dropout": lambda op, budget: _array(op, 0),
+    "Flatten": _flattened,
+    "Identity": lambda op, budget: _array(op, 0),
+    "Reshape": _reshaped,
+    "Shape": _shape_of,
+    "Size": lambda op, budget: np.array(_array(op, 0).size, np.int64),
+    "Slice": _sliced,
+    "Squeeze": _squeezed,
+    "Transpose": _transposed,
+    "Unsqueeze": _unsqueezed,
+}
+"""What needs no memory of its own."""
+
+_RULES: dict[str, Rule] = {
     "Cast": _cast,
     "Concat": _joined,
     "ConstantOfShape": _filled,
     "DequantizeLinear": _dequantised,
-    "Dropout": lambda op, budget: _array(op, 0),
     "Expand": _expanded,
-    "Flatten": _flattened,
     "Gather": _gathered,
-    "Identity": lambda op, budget: _array(op, 0),
     "MatMul": _matrix_product,
     "Pad": _padded,
     "QuantizeLinear": _quantised,
@@ -293,13 +317,6 @@ _RULES: dict[str, Callable[[Operation, Budget], np.ndarray | list[np.ndarray]]] 
     "ReduceMin": _reduced(np.min),
     "ReduceProd": _reduced(np.prod),
     "ReduceSum": _reduced(np.sum),
-    "Reshape": _reshaped,
-    "Shape": _shape_of,
-    "Size": lambda op, budget: np.array(_array(op, 0).size, np.int64),
-    "Slice": _sliced,
     "Split": _split,
-    "Squeeze": _squeezed,
     "Tile": _tiled,
-    "Transpose": _transposed,
-    "Unsqueeze": _unsqueezed,
 }

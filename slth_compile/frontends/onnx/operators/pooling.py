@@ -25,7 +25,7 @@ def max_pool(op: Operation) -> Value:
 def average_pool(op: Operation) -> Value:
     """`AveragePool`; what a last window reaches beyond the padding is never counted."""
     x, windows = _pooled(op)
-    counted = bool(op.integer("count_include_pad", 0))
+    counted = op.flag("count_include_pad")
     entry, padding = x.entry, windows.padding
     if any(windows.overhang):
         if counted:
@@ -53,10 +53,10 @@ def reduction(op: Operation) -> Value:
     x, name = op.activation, {"ReduceMean": "mean", "ReduceSum": "sum", "ReduceMax": "max"}[op.kind]
     axes = op.axes(len(x.layout), 1)
     if not axes:
-        if op.integer("noop_with_empty_axes", 0):
+        if op.flag("noop_with_empty_axes"):
             return x
         axes = tuple(range(len(x.layout)))
-    return _reduced(op, name, axes, bool(op.integer("keepdims", 1)))
+    return _reduced(op, name, axes, op.flag("keepdims", True))
 
 
 def _pooled(op: Operation) -> tuple[Activation, Windows]:

@@ -60,7 +60,7 @@ def _sizes(op: Operation, shape: Shape) -> tuple[list[int], list[np.float32]]:
             new[axis] = int(value)
             scales[axis] = np.float32(int(value)) / np.float32(shape[axis])
         else:
-            scales[axis] = np.float32(value)
+            scales[axis] = np.float32(value if np.isfinite(value) else 0)
             new[axis] = int(np.floor(np.float32(shape[axis]) * scales[axis]))
         if not (0 < new[axis] < 2**31 and scales[axis] > 0):
             raise InputError(f"{op}: axis {axis} of size {shape[axis]} to size {new[axis]}; expected a positive size")

@@ -60,7 +60,7 @@ def reshape(op: Operation) -> Value:
 def target_shape(op: Operation, old: Shape, new: Shape) -> Shape:
     """The sizes that a `Reshape` of an array of shape `old` to `new` has."""
     sizes = list(new)
-    if not op.integer("allowzero", 0):
+    if not op.flag("allowzero"):
         if any(size == 0 and axis >= len(old) for axis, size in enumerate(sizes)):
             raise InputError(f"{op}: shape {new} keeps an axis that {old} does not have")
         sizes = [old[axis] if size == 0 else size for axis, size in enumerate(sizes)]

@@ -84,9 +84,9 @@ def general_product(op: Operation) -> Value:
     x, weights = op.activation, _matrix(op, op.constant_at(1, "the matrix B"), 2)
     if len(x.layout) != 2:
         raise InputError(f"{op}: an operand with {len(x.layout)} axes; expected 2")
-    if op.integer("transA", 0):
+    if op.flag("transA"):
         raise Refused("transA=1 on an activation; expected 0")
-    weights = weights.T if op.integer("transB", 0) else weights
+    weights = weights.T if op.flag("transB") else weights
     alpha, beta = op.number("alpha", 1.0), op.number("beta", 1.0)
     added = op.operand(2)
     bias, later = None, None
@@ -128,9 +128,9 @@ def product(op: Operation) -> Value:
 
 def batch_norm(op: Operation) -> Value:
     """`BatchNormalization` in inference, with its raw statistics."""
-    if op.integer("training_mode", 0):
+    if op.flag("training_mode"):
         op.refuse_attribute("training_mode", 1, "0, export the model in inference mode")
-    if not op.integer("spatial", 1):
+    if not op.flag("spatial", True):
         op.refuse_attribute("spatial", 0, "1, one statistic a channel")
     if any(op.used[1:]):
         raise Refused("more than one of its results is read, as in training; expected the first alone")

@@ -62,7 +62,7 @@ def windows_of(op: Operation, sizes: Sequence[int], taps: Sequence[int]) -> Wind
         case _:
             raise InputError(f"{op}: auto_pad={mode}; expected NOTSET, VALID, SAME_UPPER or SAME_LOWER")
     overhang = (0,) * rank
-    if op.integer("ceil_mode", 0):
+    if op.flag("ceil_mode"):
         overhang = tuple(_overhang(*axis, *pair) for axis, pair in zip(axes, padding, strict=True))
     return Windows(tuple(taps), stride, dilation, padding, overhang)
 
