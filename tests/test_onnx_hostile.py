@@ -1,6 +1,7 @@
 """ONNX files that lie: one line of error each, no more memory than the file deserves, nothing outside its folder."""
 
 import os
+import sys
 import tracemalloc
 
 import numpy as np
@@ -212,3 +213,9 @@ def test_external_data_stays_in_the_folder(tmp_path):
     refused(external(folder, "weights.bin", length=2**50), "expected 192")
     refused(external(folder, "missing.bin"), "cannot be read")
     refused(onnx.load(external(folder, "weights.bin"), load_external_data=False), "give the path of the model")
+
+
+def test_without_the_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(InputError, match=r"pip install 'slth-compile\[onnx\]'"):
+        import_onnx("model.onnx")

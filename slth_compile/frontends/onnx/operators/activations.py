@@ -17,7 +17,6 @@ from slth_compile.frontends.onnx.operators.arithmetic import combined
 from slth_compile.frontends.shaping import reshaped
 from slth_compile.graph import nodes as n
 
-
 _LARGEST = float(np.finfo(np.float32).max)
 
 
