@@ -17,7 +17,8 @@ import numpy as np
 from slth_compile.errors import InputError
 from slth_compile.frontends.constants import Constant
 from slth_compile.frontends.onnx.operation import Operation, Refused, constant
-from slth_compile.frontends.onnx.operators import shaping
+from slth_compile.frontends.onnx.operators import picking, quantisation, shaping
+from slth_compile.frontends.onnx.operators.quantisation import array_at
 from slth_compile.frontends.onnx.reader import onnx_package
 
 Arrays = Sequence[np.ndarray]
@@ -79,10 +80,6 @@ def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.sign(a) * np.sign(b) * (np.abs(a) // np.abs(b))
 
 
-def _array(op: Operation, position: int) -> np.ndarray:
-    return op.constant_at(position, f"operand {position + 1}").value
-
-
 def _cast(op: Operation, budget: Budget) -> np.ndarray:
     onnx = onnx_package()
     if op.integer("to", 1) not in onnx.TensorProto.DataType.values():
@@ -90,57 +87,57 @@ def _cast(op: Operation, budget: Budget) -> np.ndarray:
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(op.integer("to", 1)))
     if dtype.kind not in "biuf" and dtype.name != "bfloat16":
         op.refuse_attribute("to", op.integer("to", 1), "a type of numbers")
-    return _array(op, 0).astype(dtype)
+    return array_at(op, 0).astype(dtype)
 
 
 def _filled(op: Operation, budget: Budget) -> np.ndarray:
-    shape = _shape(op, _array(op, 0))
+    shape = _shape(op, array_at(op, 0))
     value = op.attributes.get("value", np.zeros(1, np.float32))
     budget.take(op, math.prod(shape))
     return np.full(shape, np.reshape(value, ()))
 
 
 def _expanded(op: Operation, budget: Budget) -> np.ndarray:
-    x = _array(op, 0)
-    shape = np.broadcast_shapes(x.shape, _shape(op, _array(op, 1)))
+    x = array_at(op, 0)
+    shape = np.broadcast_shapes(x.shape, _shape(op, array_at(op, 1)))
     budget.take(op, math.prod(shape))
     return np.array(np.broadcast_to(x, shape))
 
 
 def _tiled(op: Operation, budget: Budget) -> np.ndarray:
-    x, repeats = _array(op, 0), _shape(op, _array(op, 1))
+    x, repeats = array_at(op, 0), _shape(op, array_at(op, 1))
     budget.take(op, x.size * math.prod(repeats))
     return np.tile(x, repeats)
 
 
 def _range(op: Operation, budget: Budget) -> np.ndarray:
-    start, limit, step = (_array(op, i).reshape(()) for i in range(3))
+    start, limit, step = (array_at(op, i).reshape(()) for i in range(3))
     count = max(math.ceil((float(limit) - float(start)) / float(step)), 0)
     budget.take(op, count)
     return (start + np.arange(count) * step).astype(start.dtype)
 
 
 def _gathered(op: Operation, budget: Budget) -> np.ndarray:
-    x, indices = _array(op, 0), _array(op, 1)
+    x, indices = array_at(op, 0), array_at(op, 1)
     axis = op.axis(op.integer("axis", 0), x.ndim)
     budget.take(op, indices.size * (x.size // max(x.shape[axis], 1)))
     return np.take(x, indices, axis)
 
 
 def _padded(op: Operation, budget: Budget) -> np.ndarray:
-    x = _array(op, 0)
-    flat = op.integers("pads") if op.opset < 11 else tuple(_array(op, 1).tolist())
+    x = array_at(op, 0)
+    flat = op.integers("pads") if op.opset < 11 else tuple(array_at(op, 1).tolist())
     plain = op.text("mode", "constant") == "constant" and op.operand(3) is None
     if not plain or flat is None or min(flat, default=0) < 0:
         raise Refused("padding of a constant in an unusual way; fold it with a simplifier")
-    value = op.number("value", 0.0) if op.opset < 11 or op.operand(2) is None else _array(op, 2).reshape(())
+    value = op.number("value", 0.0) if op.opset < 11 or op.operand(2) is None else array_at(op, 2).reshape(())
     pairs = list(zip(flat[: x.ndim], flat[x.ndim :], strict=True))
     budget.take(op, math.prod(size + low + high for size, (low, high) in zip(x.shape, pairs, strict=True)))
     return np.pad(x, pairs, constant_values=value)
 
 
 def _matrix_product(op: Operation, budget: Budget) -> np.ndarray:
-    a, b = _array(op, 0), _array(op, 1)
+    a, b = array_at(op, 0), array_at(op, 1)
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0]:
         raise Refused(f"a product of constants of shapes {a.shape} and {b.shape}; fold it with a simplifier")
     # the time it takes counts, not the room
@@ -149,56 +146,56 @@ def _matrix_product(op: Operation, budget: Budget) -> np.ndarray:
 
 
 def _shape_of(op: Operation, budget: Budget) -> np.ndarray:
-    return np.array(_array(op, 0).shape[op.integer("start", 0) : op.attributes.get("end")], np.int64)
+    return np.array(array_at(op, 0).shape[op.integer("start", 0) : op.attributes.get("end")], np.int64)
 
 
 def _reshaped(op: Operation, budget: Budget) -> np.ndarray:
-    x = _array(op, 0)
-    return x.reshape(shaping.target_shape(op, x.shape, tuple(int(v) for v in _array(op, 1).reshape(-1))))
+    x = array_at(op, 0)
+    return x.reshape(shaping.target_shape(op, x.shape, tuple(int(v) for v in array_at(op, 1).reshape(-1))))
 
 
 def _flattened(op: Operation, budget: Budget) -> np.ndarray:
-    x, axis = _array(op, 0), op.integer("axis", 1)
+    x, axis = array_at(op, 0), op.integer("axis", 1)
     axis = axis if axis == x.ndim else op.axis(axis, x.ndim)
     return x.reshape(math.prod(x.shape[:axis]), math.prod(x.shape[axis:]))
 
 
 def _squeezed(op: Operation, budget: Budget) -> np.ndarray:
-    x = _array(op, 0)
+    x = array_at(op, 0)
     return np.squeeze(x, op.axes(x.ndim, 1))
 
 
 def _unsqueezed(op: Operation, budget: Budget) -> np.ndarray:
-    x = _array(op, 0)
-    axes = op.integers("axes") or _shape_like(_array(op, 1))
+    x = array_at(op, 0)
+    axes = op.integers("axes") or _shape_like(array_at(op, 1))
     return np.expand_dims(x, axes)
 
 
 def _transposed(op: Operation, budget: Budget) -> np.ndarray:
-    return np.transpose(_array(op, 0), op.integers("perm"))
+    return np.transpose(array_at(op, 0), op.integers("perm"))
 
 
 def _joined(op: Operation, budget: Budget) -> np.ndarray:
-    arrays = [_array(op, i) for i in range(len(op.operands))]
+    arrays = [array_at(op, i) for i in range(len(op.operands))]
     return np.concatenate(arrays, op.axis(op.integer("axis", 1), arrays[0].ndim))
 
 
 def _sliced(op: Operation, budget: Budget) -> np.ndarray:
-    x = _array(op, 0)
-    starts, limits, strides = shaping.bounds(op, x.shape)
+    x = array_at(op, 0)
+    starts, limits, strides = picking.bounds(op, x.shape)
     return x[tuple(slice(*triple) for triple in zip(starts, limits, strides, strict=True))]
 
 
 def _split(op: Operation, budget: Budget) -> list[np.ndarray]:
-    x = _array(op, 0)
+    x = array_at(op, 0)
     axis = op.axis(op.integer("axis", 0), x.ndim)
-    places = shaping.split_places(op, x.shape[axis], len(op.used))
+    places = picking.split_places(op, x.shape[axis], len(op.used))
     return [np.take(x, range(start, end), axis) for start, end in places]
 
 
 def _reduced(function: Callable[..., Any]) -> Callable[[Operation, Budget], np.ndarray]:
     def rule(op: Operation, budget: Budget) -> np.ndarray:
-        x = _array(op, 0)
+        x = array_at(op, 0)
         axes = op.axes(x.ndim, 1)
         if not axes and op.flag("noop_with_empty_axes"):
             return x
@@ -206,43 +203,6 @@ def _reduced(function: Callable[..., Any]) -> Callable[[Operation, Budget], np.n
         return np.asarray(found).astype(x.dtype)
 
     return rule
-
-
-def _dequantised(op: Operation, budget: Budget) -> np.ndarray:
-    """`(x - zero_point) * scale`, in the scale's dtype."""
-    x, scale = _array(op, 0), _array(op, 1)
-    zero = np.zeros((), np.int64) if op.operand(2) is None else _array(op, 2).astype(np.int64)
-    scale, zero = _along_axis(op, x, scale), _along_axis(op, x, zero)
-    return (x.astype(np.int64) - zero).astype(scale.dtype) * scale
-
-
-def _quantised(op: Operation, budget: Budget) -> np.ndarray:
-    """`round(x / scale) + zero_point`, half to even, kept inside the type."""
-    x, scale = _array(op, 0), _array(op, 1)
-    zero = np.zeros((), np.uint8) if op.operand(2) is None else _array(op, 2)
-    if zero.dtype.name not in ("int8", "uint8", "int16", "uint16"):
-        raise Refused(f"a quantisation to {zero.dtype}; expected integers of 8 or 16 bits")
-    ends = np.iinfo(zero.dtype)
-    whole = np.rint(x / _along_axis(op, x, scale)) + _along_axis(op, x, zero).astype(x.dtype)
-    return np.clip(whole, ends.min, ends.max).astype(zero.dtype)
-
-
-def _along_axis(op: Operation, x: np.ndarray, factor: np.ndarray) -> np.ndarray:
-    """A factor for the whole array, for each entry of one axis, or for each block of entries."""
-    block = op.integer("block_size", 0)
-    if factor.size == 1 and factor.ndim <= 1:
-        return factor.reshape(())
-    axis = op.axis(op.integer("axis", 1), x.ndim)
-    if block > 0:
-        if factor.ndim != x.ndim:
-            raise InputError(f"{op}: factors of shape {factor.shape} for blocks of shape {x.shape}")
-        rest = tuple(size for i, size in enumerate(factor.shape) if i != axis)
-        if rest != (*x.shape[:axis], *x.shape[axis + 1 :]) or -(-x.shape[axis] // block) != factor.shape[axis]:
-            raise InputError(f"{op}: factors of shape {factor.shape}, blocks of {block} of shape {x.shape}")
-        return np.take(factor, np.arange(x.shape[axis]) // block, axis)
-    if factor.shape != (x.shape[axis],):
-        raise InputError(f"{op}: factors of shape {factor.shape} for axis {axis} of shape {x.shape}")
-    return factor.reshape([-1 if i == axis else 1 for i in range(x.ndim)])
 
 
 def _shape(op: Operation, value: np.ndarray) -> tuple[int, ...]:
@@ -287,12 +247,12 @@ _ELEMENTWISE: dict[str, Callable[..., np.ndarray]] = {
 }
 
 _VIEWS: dict[str, Rule] = {
-    "Dropout": lambda op, budget: _array(op, 0),
+    "Dropout": lambda op, budget: array_at(op, 0),
     "Flatten": _flattened,
-    "Identity": lambda op, budget: _array(op, 0),
+    "Identity": lambda op, budget: array_at(op, 0),
     "Reshape": _reshaped,
     "Shape": _shape_of,
-    "Size": lambda op, budget: np.array(_array(op, 0).size, np.int64),
+    "Size": lambda op, budget: np.array(array_at(op, 0).size, np.int64),
     "Slice": _sliced,
     "Squeeze": _squeezed,
     "Transpose": _transposed,
@@ -304,12 +264,12 @@ _RULES: dict[str, Rule] = {
     "Cast": _cast,
     "Concat": _joined,
     "ConstantOfShape": _filled,
-    "DequantizeLinear": _dequantised,
+    "DequantizeLinear": lambda op, budget: quantisation.dequantised(op),
     "Expand": _expanded,
     "Gather": _gathered,
     "MatMul": _matrix_product,
     "Pad": _padded,
-    "QuantizeLinear": _quantised,
+    "QuantizeLinear": lambda op, budget: quantisation.quantised(op),
     "Range": _range,
     "ReduceL2": _reduced(lambda x, axis, keepdims: np.sqrt(np.sum(x * x, axis=axis, keepdims=keepdims))),
     "ReduceMax": _reduced(np.max),

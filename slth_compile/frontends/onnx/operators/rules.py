@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from slth_compile.frontends.draft import Value
 from slth_compile.frontends.onnx.operation import Operation
-from slth_compile.frontends.onnx.operators import activations, arithmetic, pooling, resizing, shaping, weighted
+from slth_compile.frontends.onnx.operators import activations, arithmetic, picking, pooling, resizing, shaping, weighted
 from slth_compile.graph import nodes as n
 
 Rule = Callable[[Operation], Value | list[Value]]
@@ -26,9 +26,9 @@ RULES: dict[str, Rule] = {
     "Dropout": shaping.identity,
     "Erf": activations.piece("erf"),
     "Exp": activations.piece("exp"),
-    "Expand": shaping.expand,
+    "Expand": picking.expand,
     "Flatten": shaping.flatten,
-    "Gather": shaping.gather,
+    "Gather": picking.gather,
     "Gelu": activations.gelu,
     "Gemm": weighted.general_product,
     "GlobalAveragePool": pooling.global_pool,
@@ -57,15 +57,15 @@ RULES: dict[str, Rule] = {
     "Shape": shaping.shape_of,
     "Sigmoid": activations.plain(n.Sigmoid),
     "Size": shaping.size_of,
-    "Slice": shaping.slices,
+    "Slice": picking.slices,
     "Softmax": activations.softmax,
     "SpaceToDepth": shaping.space_to_depth,
-    "Split": shaping.split,
+    "Split": picking.split,
     "Squeeze": shaping.squeeze,
     "Sub": arithmetic.binary,
     "Sum": arithmetic.binary,
     "Tanh": activations.plain(n.Tanh),
-    "Tile": shaping.tile,
+    "Tile": picking.tile,
     "Transpose": shaping.transpose,
     "Unsqueeze": shaping.unsqueeze,
     "Upsample": resizing.resize,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -14,9 +12,8 @@ from slth_compile.errors import InputError
 from slth_compile.frontends import shaping
 from slth_compile.frontends.constants import from_array
 from slth_compile.frontends.draft import BATCH, UNIT, Activation, Value
-from slth_compile.frontends.onnx.layout import with_rank
 from slth_compile.frontends.onnx.operation import Operation, Refused, Shape
-from slth_compile.frontends.onnx.operators.mixing import mixed_axis, picked
+from slth_compile.frontends.onnx.operators.mixing import mixed_axis
 
 _LARGEST = 2**62
 _PADDINGS: dict[str, Any] = {"constant": "constant", "reflect": "reflect", "edge": "edge", "wrap": "wrap"}
@@ -53,7 +50,7 @@ def size_of(op: Operation) -> Value:
 def reshape(op: Operation) -> Value:
     """`Reshape` with a constant shape; 0 keeps a size, -1 takes the rest."""
     x = op.activation
-    new = _integers(op, 1, "the shape")
+    new = integers_at(op, 1, "the shape")
     return shaping.reshaped(op.draft, x, target_shape(op, op.draft.shape(x), new))
 
 
@@ -96,13 +93,13 @@ def squeeze(op: Operation) -> Value:
 def unsqueeze(op: Operation) -> Value:
     """`Unsqueeze`: axes of size one put in."""
     x = op.activation
-    given = op.integers("axes") or _integers(op, 1, "the list of axes")
-    axes = op_axes(op, given, len(x.layout) + len(given))
+    given = op.integers("axes") or integers_at(op, 1, "the list of axes")
+    axes = axes_of(op, given, len(x.layout) + len(given))
     places = iter(x.layout)
     return Activation(x.entry, tuple(UNIT if i in axes else next(places) for i in range(len(x.layout) + len(given))))
 
 
-def op_axes(op: Operation, given: Shape, rank: int) -> Shape:
+def axes_of(op: Operation, given: Shape, rank: int) -> Shape:
     """Axes counted from the front, each named once."""
     axes = tuple(op.axis(axis, rank) for axis in given)
     if len(set(axes)) != len(axes):
@@ -133,50 +130,6 @@ def concatenate(op: Operation) -> Value:
     return shaping.joined(op.draft, operands, axis, (*shapes[0][:axis], total, *shapes[0][axis + 1 :]))
 
 
-def slices(op: Operation) -> Value:
-    """`Slice` with constant ends."""
-    x = op.activation
-    shape = op.draft.shape(x)
-    starts, limits, strides = bounds(op, shape)
-    for axis, stride in enumerate(strides):
-        if stride < 0:
-            x = picked(op, x, axis, np.arange(shape[axis])[slice(starts[axis], limits[axis], stride)])
-            starts[axis], limits[axis], strides[axis] = 0, op.draft.shape(x)[axis], 1
-    shape = op.draft.shape(x)
-    if any(x.layout[axis] == BATCH and cut for axis, cut in enumerate(_cuts(shape, starts, limits, strides))):
-        raise Refused("it takes some samples of the batch; expected all of them")
-    if any(start >= limit for start, limit in zip(starts, limits, strict=True)):
-        raise InputError(f"{op}: an empty slice {starts} to {limits} of shape {shape}; expected a larger input")
-    return shaping.sliced(op.draft, x, starts, limits, strides)
-
-
-def _cuts(shape: Shape, *triple: list[int]) -> list[bool]:
-    """For each axis, whether a slice leaves something out."""
-    return [(start, limit, step) != (0, size, 1) for size, start, limit, step in zip(shape, *triple, strict=True)]
-
-
-def bounds(op: Operation, shape: Shape) -> tuple[list[int], list[int], list[int]]:
-    """Starts, limits and steps of a `Slice` for every axis, as `slice` takes them."""
-    if op.opset < 10:
-        given = op.integers("starts") or (), op.integers("ends") or ()
-        axes, steps = op.integers("axes"), None
-    else:
-        given = _integers(op, 1, "the list of starts"), _integers(op, 2, "the list of ends")
-        axes = None if op.operand(3) is None else _integers(op, 3, "the list of axes")
-        steps = None if op.operand(4) is None else _integers(op, 4, "the list of steps")
-    axes = tuple(range(len(given[0]))) if axes is None else axes
-    steps = (1,) * len(axes) if steps is None else steps
-    if not len(axes) == len(given[0]) == len(given[1]) == len(steps) or 0 in steps:
-        raise InputError(f"{op}: {len(given[0])} starts, {len(given[1])} ends, {len(axes)} axes, steps {steps}")
-    starts, limits, strides = [0] * len(shape), list(shape), [1] * len(shape)
-    for axis, start, end, step in zip(op_axes(op, axes, len(shape)), *given, steps, strict=True):
-        starts[axis], limits[axis], strides[axis] = slice(start, end, step).indices(shape[axis])
-        if step < 0 and limits[axis] < 0:
-            # up to and with the first element, which `slice` can only say from the front
-            limits[axis] = -shape[axis] - 1
-    return starts, limits, strides
-
-
 def pad(op: Operation) -> Value:
     """`Pad` with zeros, where negative padding cuts, or with elements of the operand."""
     x = op.activation
@@ -184,11 +137,11 @@ def pad(op: Operation) -> Value:
     mode = op.text("mode", "constant")
     if mode not in _PADDINGS:
         raise InputError(f"{op}: mode={mode} does not exist")
-    flat = op.integers("pads") if op.opset < 11 else _integers(op, 1, "the list of paddings")
+    flat = op.integers("pads") if op.opset < 11 else integers_at(op, 1, "the list of paddings")
     value = op.number("value", 0.0) if op.opset < 11 else op.optional_at(2, "the padding value")
     if mode == "constant" and value is not None and np.any(np.asarray(value) != 0):
         raise Refused(f"padding with {float(np.reshape(value, -1)[0]):g}; expected zeros")
-    axes = tuple(range(len(shape))) if op.operand(3) is None else op_axes(op, _integers(op, 3, "axes"), len(shape))
+    axes = tuple(range(len(shape))) if op.operand(3) is None else axes_of(op, integers_at(op, 3, "axes"), len(shape))
     if flat is None or len(flat) != 2 * len(axes):
         raise InputError(f"{op}: pads={flat} for {len(axes)} axes")
     pairs = [(0, 0)] * len(shape)
@@ -206,79 +159,6 @@ def pad(op: Operation) -> Value:
             raise Refused(f"mode={mode} with padding {(low, high)} of size {shape[axis]}; expected 0 <= padding < size")
         if low or high:
             x = mixed_axis(op, x, axis, shape[axis] + low + high, _padding_matrix(low, high, mode))
-    return x
-
-
-def split(op: Operation) -> list[Value]:
-    """`Split` into consecutive slices along one axis."""
-    x = op.activation
-    shape, count = op.draft.shape(x), len(op.used)
-    axis = op.axis(op.integer("axis", 0), len(shape))
-    return [
-        shaping.sliced(op.draft, x, *_one_axis(shape, axis, start, limit))
-        for start, limit in split_places(op, shape[axis], count)
-    ]
-
-
-def split_places(op: Operation, size: int, count: int) -> list[tuple[int, int]]:
-    """Start and end of every part."""
-    sizes = op.integers("split")
-    if sizes is None and op.operand(1) is not None:
-        sizes = _integers(op, 1, "the list of sizes")
-    if sizes is None:
-        part = -(-size // count)
-        sizes = tuple(min(part, size - i * part) for i in range(count))
-    if len(sizes) != count or sum(sizes) != size or min(sizes) < 1:
-        raise InputError(f"{op}: parts of {sizes} of an axis of size {size} for {count} results")
-    ends = np.cumsum(sizes).tolist()
-    return list(zip([0, *ends[:-1]], ends, strict=True))
-
-
-def gather(op: Operation) -> Value:
-    """`Gather` of one place or a list of places of one axis."""
-    x = op.activation
-    shape = op.draft.shape(x)
-    axis = op.axis(op.integer("axis", 0), len(shape))
-    indices = op.constant_at(1, "the list of places").value
-    if indices.ndim > 1 or indices.size == 0 or indices.dtype.kind not in "iu":
-        raise Refused(f"places of shape {indices.shape}; expected a list of them")
-    if np.any(indices < -shape[axis]) or np.any(indices >= shape[axis]):
-        raise InputError(f"{op}: a place outside an axis of size {shape[axis]}")
-    places = np.where(indices < 0, indices + shape[axis], indices).reshape(-1).tolist()
-    step = places[1] - places[0] if len(places) > 1 else 1
-    if step < 1 or any(b - a != step for a, b in itertools.pairwise(places)):
-        return picked(op, x, axis, np.array(places))
-    starts, limits, strides = _one_axis(shape, axis, places[0], places[-1] + 1)
-    strides[axis] = step
-    y = shaping.sliced(op.draft, x, starts, limits, strides)
-    return y if indices.ndim else shaping.squeezed(op.draft, y, (axis,))
-
-
-def expand(op: Operation) -> Value:
-    """`Expand`: axes of size one repeated."""
-    x = op.activation
-    old, new = op.draft.shape(x), _integers(op, 1, "the shape")
-    try:
-        shape = np.broadcast_shapes(old, new)
-    except ValueError:
-        raise InputError(f"{op}: shape {old} to {new}") from None
-    x = with_rank(x, len(shape))
-    for axis, size in enumerate(shape):
-        if op.draft.shape(x)[axis] != size:
-            x = mixed_axis(op, x, axis, size, functools.partial(_column, size))
-    return x
-
-
-def tile(op: Operation) -> Value:
-    """`Tile`: whole axes repeated one after the other."""
-    x = op.activation
-    counts = _integers(op, 1, "the list of repeats")
-    if len(counts) != len(x.layout) or min(counts) < 1:
-        raise InputError(f"{op}: repeats {counts} for {len(x.layout)} axes; expected positive numbers")
-    for axis, count in enumerate(counts):
-        if count > 1:
-            out = op.draft.shape(x)[axis] * count
-            x = mixed_axis(op, x, axis, out, lambda size, count=count: np.tile(np.eye(size), (count, 1)))
     return x
 
 
@@ -314,22 +194,13 @@ def _blocks(op: Operation) -> tuple[int, ...]:
     return (*shape, block)
 
 
-def _column(out: int, size: int) -> np.ndarray:
-    return np.ones((out, size), np.float32)
-
-
 def _padding_matrix(low: int, high: int, mode: str) -> Callable[[int], np.ndarray]:
     return lambda size: np.pad(np.eye(size), ((low, high), (0, 0)), mode=_PADDINGS[mode])
 
 
-def _integers(op: Operation, position: int, what: str) -> Shape:
+def integers_at(op: Operation, position: int, what: str) -> Shape:
+    """A constant operand that lists integers."""
     value = op.constant_at(position, what).value
     if value.dtype.kind not in "iu" or value.ndim > 1 or value.size > 64:
         raise InputError(f"{op}: {what} has type {value.dtype} and shape {value.shape}; expected a list of integers")
     return tuple(max(-_LARGEST, min(int(v), _LARGEST)) for v in value.reshape(-1))
-
-
-def _one_axis(shape: Shape, axis: int, start: int, limit: int) -> tuple[list[int], list[int], list[int]]:
-    starts, limits = [0] * len(shape), list(shape)
-    starts[axis], limits[axis] = start, limit
-    return starts, limits, [1] * len(shape)
