@@ -22,7 +22,7 @@ from slth_compile.certificate.weight_errors import largest_error
 from slth_compile.compiled import Compiled, load_compiled
 from slth_compile.domain import Box, Domain, Points
 from slth_compile.errors import InputError, UnsupportedModelError
-from slth_compile.frontends.flax import import_model
+from slth_compile.frontends.model import import_model, is_onnx
 from slth_compile.graph.check import check
 from slth_compile.graph.evaluate import LayerWeights, evaluate
 from slth_compile.graph.graph import Graph
@@ -59,8 +59,8 @@ def certify(
     trained on; or one of them is a ticket. Batch norms are folded first, so either may have them folded already.
 
     Args:
-        f: The first network: a bound linen module, an `nnx.Module`, any JAX callable, a `Graph`, a `Compiled` ticket or
-            the path of a ticket directory.
+        f: The first network: a bound linen module, an `nnx.Module`, any JAX callable, a `Graph`, the path of
+            an `.onnx` file, a `Compiled` ticket or the path of a ticket directory.
         g: The second one, likewise; at most one of them is a ticket.
         domain: Where the statement holds, one or several; the box [0, 1] where it is left out.
         input_shape: Per-sample input shape, where neither networks nor domains tell it.
@@ -84,9 +84,10 @@ def certify(
     """
     refuse_effort(effort)
     domains = domains_of(domain) or (Box(0.0, 1.0),)
-    sides = [_opened(side) for side in (f, g)]
+    shape = input_shape or shape_of(domains)
+    sides = [_opened(side, shape) for side in (f, g)]
     known = next((_graph_of(side).input_shape for side in sides if isinstance(side, Compiled | Graph)), None)
-    shape = input_shape or shape_of(domains) or known
+    shape = shape or known
     if isinstance(sides[0], Compiled) and not isinstance(sides[1], Compiled):
         # The engine's second network may have weights for each sign; the difference is the same up to its own.
         sides, names = sides[::-1], (names[1], names[0])
@@ -111,8 +112,10 @@ def certify(
     )
 
 
-def _opened(side: Any) -> Any:
-    """The side, a path as the ticket it leads to."""
+def _opened(side: Any, shape: tuple[int, ...] | None) -> Any:
+    """The side, a path as the graph or ticket it leads to."""
+    if is_onnx(side):
+        return import_model(side, shape)
     return load_compiled(side) if isinstance(side, str | os.PathLike) else side
 
 

@@ -77,7 +77,7 @@ def compile(
         sup over x in domain of max_i |target(x)_i - ticket(x)_i| <= certificate.bound <= eps
 
     Args:
-        target_model: A bound linen module, an `nnx.Module`, any JAX callable, or a `Graph`.
+        target_model: A bound linen module, an `nnx.Module`, any JAX callable, a `Graph` or the path of an `.onnx` file.
         eps: Allowed difference of any output, in output units; `"1e-4rel"` is relative to the largest |output| over the
             domain's points (or sampled inputs of a box).
         delta: Allowed probability, over seeds, that some weight misses its planned tolerance.

@@ -147,6 +147,14 @@ class Balls:
 Domain = Box | Points | Balls
 
 
+def order_hint(found: tuple[int, ...], expected: tuple[int, ...]) -> str:
+    """What to do about samples of shape `found`, where these are the `expected` ones with their channels first."""
+    if len(found) < 2 or found == expected or (*found[1:], found[0]) != expected:
+        return ""
+    axes = ", ".join(str(axis) for axis in (*range(2, len(found) + 1), 1))
+    return f"; they are channels first, expected channels last: x.transpose(0, {axes})"
+
+
 def require_domain(domain: object) -> Domain:
     """The same domain.
 
@@ -185,7 +193,8 @@ def _require_samples(x: np.ndarray) -> None:
 
 def _require_shape(x: np.ndarray, shape: tuple[int, ...]) -> None:
     if x.shape[1:] != shape:
-        raise InputError(f"domain: samples have shape {x.shape[1:]}, the model's input has shape {shape}")
+        hint = order_hint(x.shape[1:], shape)
+        raise InputError(f"domain: samples have shape {x.shape[1:]}, the model's input has shape {shape}{hint}")
 
 
 def _spread(value: float | np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from slth_compile.certificate.activations import FEW_INPUTS, activations
-from slth_compile.domain import Domain
+from slth_compile.domain import Domain, order_hint
 from slth_compile.errors import InputError
 from slth_compile.graph.evaluate import ArrayLike, evaluate, target_weights
 from slth_compile.graph.graph import Graph
@@ -37,7 +37,7 @@ def labelled(graph: Graph, data: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndar
     if x.shape[1:] != graph.input_shape or y.ndim == 0 or len(x) != len(y) or len(x) == 0:
         raise InputError(
             f"evaluate: inputs {x.shape} and labels {y.shape}; expected (samples, *{graph.input_shape}) "
-            "and one label a sample"
+            f"and one label a sample{order_hint(x.shape[1:], graph.input_shape)}"
         )
     outputs = graph.shapes[graph.outputs[0]]
     if y.dtype.kind not in "iuf" or (_metric(y) == SQUARED and y[0].size != math.prod(outputs)):

@@ -10,9 +10,9 @@ import numpy as np
 
 from slth_compile import measure
 from slth_compile.certificate.engine import EFFORTS
-from slth_compile.domain import Box, Domain, require_domain
+from slth_compile.domain import Box, Domain, order_hint, require_domain
 from slth_compile.errors import InputError
-from slth_compile.frontends.flax import import_model
+from slth_compile.frontends.model import import_model
 from slth_compile.graph.check import check
 from slth_compile.graph.evaluate import ArrayLike
 from slth_compile.graph.fold import fold
@@ -119,7 +119,7 @@ def calibration_inputs(graph: Graph, feedback: ArrayLike, objective: str) -> np.
     if x.shape[1:] != graph.input_shape or len(x) == 0:
         raise InputError(
             f"feedback: calibration inputs have shape {x.shape}; expected (samples, {str(graph.input_shape)[1:]}, at "
-            "least one sample"
+            f"least one sample{order_hint(x.shape[1:], graph.input_shape)}"
         )
     if not np.isfinite(x).all():
         raise InputError("feedback: the calibration inputs hold NaN or infinity; remove those samples")

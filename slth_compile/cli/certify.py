@@ -28,7 +28,7 @@ from slth_compile.interrupts import wait_for_steps
 
 @app.command()
 def certify(
-    first: Annotated[str, typer.Argument(metavar="A", help="A checkpoint or a ticket directory.")],
+    first: Annotated[str, typer.Argument(metavar="A", help="An .onnx file, a checkpoint or a ticket directory.")],
     second: Annotated[str, typer.Argument(metavar="B", help="Another one, of the same graph.")],
     domain: Domains = None,
     factory: Factory = None,

@@ -99,9 +99,12 @@ def progress_bars(quiet: bool) -> Iterator[Progress]:
 
 
 def load_checkpoint(path: str, factory: str | None, kwargs: str, shape: tuple[int, ...] | None) -> Any:
-    """The model a factory builds, with a checkpoint's weights."""
+    """The model a factory builds, with a checkpoint's weights; an ONNX file is a model as it is."""
     from slth_compile.frontends.checkpoint import load_model
+    from slth_compile.frontends.model import is_onnx
 
+    if is_onnx(path):
+        return path
     if factory is None:
         raise InputError(f"{path}: a checkpoint holds weights only; name the model with --factory pkg.module:function")
     return load_model(path, factory, parse_kwargs(kwargs), shape)

@@ -40,7 +40,7 @@ from slth_compile.interrupts import wait_for_steps
 
 @app.command()
 def compile(
-    model: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="Orbax directory, .safetensors or .msgpack.")],
+    model: Annotated[str, typer.Argument(metavar="CHECKPOINT", help=".onnx, orbax directory, .safetensors, .msgpack.")],
     out: Out,
     eps: Eps = "1e-2",
     delta: Delta = 1e-3,
@@ -136,18 +136,18 @@ def verify(
 
 @app.command()
 def inspect(
-    path: Annotated[pathlib.Path, typer.Argument(help="A ticket directory, or a checkpoint with --factory.")],
+    path: Annotated[pathlib.Path, typer.Argument(help="A ticket directory, .onnx file, or checkpoint with --factory.")],
     factory: Factory = None,
     model_kwargs: Kwargs = "{}",
     input_shape: Shape = None,
     as_json: Json = False,
 ) -> None:
     """Show what a ticket, or a model, is made of."""
-    if factory is None:
+    if factory is None and path.suffix.lower() != ".onnx":
         found = slth_compile.load(path)
         print_compiled(found, path, as_json)
         return
-    from slth_compile.frontends.flax import import_model
+    from slth_compile.frontends.model import import_model
     from slth_compile.graph.check import check
     from slth_compile.graph.graph import graph_json
 
@@ -192,7 +192,7 @@ def _join_processes(text: str) -> None:
 
 
 def _require_target(digest: str, model: Any, shape: tuple[int, ...] | None) -> None:
-    from slth_compile.frontends.flax import import_model
+    from slth_compile.frontends.model import import_model
     from slth_compile.graph.graph import target_digest
 
     found = target_digest(import_model(model, shape))

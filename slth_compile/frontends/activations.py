@@ -63,9 +63,12 @@ def hard_sigmoid(view: View, i: int) -> Match | None:
 
 
 def hard_swish(view: View, i: int) -> Match | None:
-    """`x * clip(x + 3, 0, 6) / 6`, the quotient taken first or last."""
+    """`x * clip(x + 3, 0, 6) / 6`, the quotient taken first or last, and `x` times that hard sigmoid as one node."""
     product = _factors(view, i)
     for x, other in product:
+        gate = view.node(other)
+        if isinstance(gate, n.HardSigmoid) and gate.inputs == (x,) and _is_sixth(gate):
+            return Match(n.HardSwish(inputs=(x,)))
         if _hard_sigmoid(view, other) == (x, 3.0, 6.0):
             return Match(n.HardSwish(inputs=(x,)))
     whole = view.elementwise(i, "div", "mul")
@@ -128,16 +131,21 @@ def _is_twice_tanh_distribution(view: View, i: int, x: int) -> bool:
     return False
 
 
-def _monomial(view: View, i: int, x: int) -> tuple[float, tuple[int, ...]]:
-    """An entry as a product of a number and entries, none taken apart further than `x`."""
+def _monomial(view: View, i: int, x: int, depth: int = 2) -> tuple[float, tuple[int, ...]]:
+    """An entry as a product of a number and entries, none taken apart further than `x` nor more often than `depth`."""
     if i == x:
         return 1.0, (x,)
     inner, factor = _scaled(view, i)
     pairs = _factors(view, inner)
-    if inner == x or not pairs:
+    if inner == x or not pairs or depth == 0:
         return factor, (inner,)
-    (first, left), (second, right) = (_monomial(view, j, x) for j in pairs[0])
+    (first, left), (second, right) = (_monomial(view, j, x, depth - 1) for j in pairs[0])
     return factor * first * second, left + right
+
+
+def _is_sixth(gate: n.HardSigmoid) -> bool:
+    """Whether it is `clip(x + 3, 0, 6) / 6`."""
+    return _close(gate.slope, 1 / 6) and gate.offset == 0.5
 
 
 def _hard_sigmoid(view: View, i: int) -> tuple[int, float, float] | None:

@@ -67,6 +67,7 @@ def spread(constant: Constant, channels: int) -> np.ndarray | None:
     return np.broadcast_to(inner.value.reshape(-1), (channels,))
 
 
+@np.errstate(all="ignore")  # what is not finite is refused with the weights
 def inverse(value: np.ndarray) -> np.ndarray:
     """`1 / value`: in its own dtype where exact (powers of two), else in float64."""
     wide = 1 / value.astype(np.float64)

@@ -30,7 +30,18 @@ def binary(draft: Draft, equation: Any, operands: Sequence[Value]) -> Value:
     """add, sub, mul, div, max, min and comparisons."""
     primitive: str = equation.primitive.name
     name = "add" if primitive == "add_any" else primitive
-    shape = tuple(equation.outvars[0].aval.shape)
+    return arithmetic(draft, name, operands, tuple(equation.outvars[0].aval.shape))
+
+
+def arithmetic(draft: Draft, name: str, operands: Sequence[Value], shape: tuple[int, ...]) -> Value:
+    """An operation on two values of one rank, at least one of them an activation.
+
+    Args:
+        draft: Where entries go.
+        name: add, sub, mul, div, max, min, or a comparison ge, gt, le, lt.
+        operands: The two values; axes of size one are broadcast.
+        shape: The result's shape.
+    """
     first, second = operands
     if isinstance(first, Activation) and isinstance(second, Activation):
         return _two_activations(draft, name, (first, second), shape)

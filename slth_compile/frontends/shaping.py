@@ -21,22 +21,25 @@ def transpose(draft: Draft, equation: Any, operands: Sequence[Value]) -> Activat
 
 def reshape(draft: Draft, equation: Any, operands: Sequence[Value]) -> Activation:
     """Another shape for each sample's elements; the batch axis must stay whole."""
-    x = _activation(operands[0])
-    old, new = draft.shape(x), tuple(int(size) for size in equation.outvars[0].aval.shape)
+    new = tuple(int(size) for size in equation.outvars[0].aval.shape)
     if equation.params.get("dimensions") is not None:
         return draft.unknown("reshape", operands, new, "a reshape in another order of axes")
+    return reshaped(draft, _activation(operands[0]), new)
+
+
+def reshaped(draft: Draft, x: Activation, new: tuple[int, ...]) -> Activation:
+    """The array in another shape of as many elements; a batch of one may be given up."""
+    old = draft.shape(x)
     units = _unit_layout(x.layout, old, new)
     if units is not None:
         return Activation(x.entry, units)
-    if BATCH not in x.layout:
-        layout: Layout = tuple(range(len(new)))
+    position = _batch_position(old, new, x.layout.index(BATCH)) if BATCH in x.layout else None
+    if position is not None:
+        layout: Layout = (*range(position), BATCH, *range(position, len(new) - 1))
+    elif BATCH not in x.layout or draft.batch == 1:
+        layout = tuple(range(len(new)))
     else:
-        position = _batch_position(old, new, x.layout.index(BATCH))
-        if position is None:
-            return draft.unknown(
-                "reshape", operands, new, f"it mixes samples, shape {old} to {new} at batch {draft.batch}"
-            )
-        layout = (*range(position), BATCH, *range(position, len(new) - 1))
+        return draft.unknown("reshape", [x], new, f"it mixes samples, shape {old} to {new} at batch {draft.batch}")
     entry = draft.canonical(x).entry
     sizes = tuple(size for size, place in zip(new, layout, strict=True) if place != BATCH)
     return Activation(draft.add(n.Reshape(inputs=(entry,), shape=sizes)), layout)
@@ -44,8 +47,11 @@ def reshape(draft: Draft, equation: Any, operands: Sequence[Value]) -> Activatio
 
 def squeeze(draft: Draft, equation: Any, operands: Sequence[Value]) -> Activation:
     """Axes of size one taken out."""
-    x = _activation(operands[0])
-    removed = tuple(equation.params["dimensions"])
+    return squeezed(draft, _activation(operands[0]), tuple(equation.params["dimensions"]))
+
+
+def squeezed(draft: Draft, x: Activation, removed: Sequence[int]) -> Activation:
+    """The array without the axes `removed`, each of size one."""
     if any(x.layout[axis] >= 0 for axis in removed):
         x = draft.squeezed(x)
     return Activation(x.entry, tuple(place for axis, place in enumerate(x.layout) if axis not in removed))
@@ -69,7 +75,7 @@ def slices(draft: Draft, equation: Any, operands: Sequence[Value]) -> Activation
     """`slice` with static bounds."""
     params = equation.params
     strides = params["strides"] or (1,) * len(params["start_indices"])
-    return _slice(draft, operands, params["start_indices"], params["limit_indices"], strides)
+    return sliced(draft, _activation(operands[0]), params["start_indices"], params["limit_indices"], strides)
 
 
 def dynamic_slice(draft: Draft, equation: Any, operands: Sequence[Value]) -> Activation:
@@ -81,7 +87,7 @@ def dynamic_slice(draft: Draft, equation: Any, operands: Sequence[Value]) -> Act
     found = [int(i.value) for i in indices if isinstance(i, Constant)]
     starts = [max(0, min(i, a - b)) for i, a, b in zip(found, draft.shape(x), shape, strict=True)]
     limits = [start + size for start, size in zip(starts, shape, strict=True)]
-    return _slice(draft, [x], starts, limits, (1,) * len(shape))
+    return sliced(draft, x, starts, limits, (1,) * len(shape))
 
 
 def split(draft: Draft, equation: Any, operands: Sequence[Value]) -> list[Value]:
@@ -91,7 +97,7 @@ def split(draft: Draft, equation: Any, operands: Sequence[Value]) -> list[Value]
     for size in equation.params["sizes"]:
         starts, limits = [0] * len(x.layout), list(draft.shape(x))
         starts[axis], limits[axis] = start, start + int(size)
-        found.append(_slice(draft, [x], starts, limits, (1,) * len(starts)))
+        found.append(sliced(draft, x, starts, limits, (1,) * len(starts)))
         start += int(size)
     return found
 
@@ -138,14 +144,17 @@ def stretched(
     limits = [size - max(0, -high) for size, (_, high) in zip(sizes, padding, strict=True)]
     if any(start >= limit for start, limit in zip(starts, limits, strict=True)):
         return None
-    x = _slice(draft, [x], starts, limits, (1,) * len(sizes))
-    return _pad(draft, x, [(max(0, low), max(0, high)) for low, high in padding])
+    x = sliced(draft, x, starts, limits, (1,) * len(sizes))
+    return padded(draft, x, [(max(0, low), max(0, high)) for low, high in padding])
 
 
 def concatenate(draft: Draft, equation: Any, operands: Sequence[Value]) -> Activation:
     """Activations side by side; constant zeros at the ends become padding."""
-    shape = tuple(equation.outvars[0].aval.shape)
-    axis = equation.params["dimension"]
+    return joined(draft, operands, equation.params["dimension"], tuple(equation.outvars[0].aval.shape))
+
+
+def joined(draft: Draft, operands: Sequence[Value], axis: int, shape: tuple[int, ...]) -> Activation:
+    """The operands, at least one of them an activation, side by side along `axis`; `shape` is the result's."""
     operands = [x for x in operands if _shape_of(draft, x)[axis] > 0]
     if any(isinstance(x, Constant) and (x.random or not is_zero(x)) for x in operands):
         return draft.unknown("concatenate", operands, shape, "a concatenation with a constant that is not zero")
@@ -161,15 +170,15 @@ def concatenate(draft: Draft, equation: Any, operands: Sequence[Value]) -> Activ
         return draft.unknown("concatenate", operands, shape, "a concatenation along the batch axis")
     if any(part.layout != first.layout for part in parts):
         return draft.unknown("concatenate", operands, shape, "an activation that has lost its batch axis")
-    joined = first
+    found = first
     if len(parts) > 1:
         node = n.Concatenate(inputs=tuple(part.entry for part in parts), axis=first.layout[axis])
-        joined = Activation(draft.add(node), first.layout)
+        found = Activation(draft.add(node), first.layout)
     ends = (
         sum(x.shape[axis] for x in operands[: inner[0]] if isinstance(x, Constant)),
         sum(x.shape[axis] for x in operands[inner[-1] + 1 :] if isinstance(x, Constant)),
     )
-    return _pad(draft, joined, [ends if i == axis else (0, 0) for i in range(len(shape))])
+    return padded(draft, found, [ends if i == axis else (0, 0) for i in range(len(shape))])
 
 
 def stack(draft: Draft, equation: Any, operands: Sequence[Value]) -> Activation:
@@ -193,15 +202,15 @@ def stacked(draft: Draft, operands: Sequence[Value], shape: tuple[int, ...], axi
 def row(draft: Draft, x: Activation, i: int) -> Activation:
     """The elements at place `i` of the first axis, which is no batch axis and gone then."""
     sizes = draft.shape(x)
-    cut = _slice(draft, [x], [i, *(0 for _ in sizes[1:])], [i + 1, *sizes[1:]], (1,) * len(sizes))
+    cut = sliced(draft, x, [i, *(0 for _ in sizes[1:])], [i + 1, *sizes[1:]], (1,) * len(sizes))
     cut = draft.squeezed(cut) if cut.layout[0] >= 0 else cut
     return Activation(cut.entry, cut.layout[1:])
 
 
-def _slice(
-    draft: Draft, operands: Sequence[Value], starts: Sequence[int], limits: Sequence[int], strides: Sequence[int]
+def sliced(
+    draft: Draft, x: Activation, starts: Sequence[int], limits: Sequence[int], strides: Sequence[int]
 ) -> Activation:
-    x = _activation(operands[0])
+    """`x[start:limit:stride]` on every axis of the array, strides positive."""
     sizes = draft.shape(x)
     rank = len(draft.entries[x.entry].shape)
     start, limit, stride = [0] * rank, [0] * rank, [1] * rank
@@ -211,14 +220,15 @@ def _slice(
             start[place], limit[place], stride[place] = triple
         elif place == BATCH and triple != (0, sizes[axis], 1):
             out = tuple(-(-(b - a) // s) for a, b, s in zip(starts, limits, strides, strict=True))
-            return draft.unknown("slice", operands, out, f"it takes some samples of the batch; {TRAIN_MODE}")
+            return draft.unknown("slice", [x], out, f"it takes some samples of the batch; {TRAIN_MODE}")
     if (tuple(start), tuple(limit), set(stride)) == ((0,) * rank, draft.entries[x.entry].shape, {1}):
         return x
     node = n.Slice(inputs=(x.entry,), start=tuple(start), limit=tuple(limit), stride=tuple(stride))
     return Activation(draft.add(node), x.layout)
 
 
-def _pad(draft: Draft, x: Activation, padding: Sequence[tuple[int, int]]) -> Activation:
+def padded(draft: Draft, x: Activation, padding: Sequence[tuple[int, int]]) -> Activation:
+    """The array with zeros around it, (low, high) for every axis."""
     if not any(sum(pair) for pair in padding):
         return x
     if any(place == UNIT and sum(pair) for place, pair in zip(x.layout, padding, strict=True)):

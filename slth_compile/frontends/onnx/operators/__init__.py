@@ -1,0 +1,1 @@
+"""Rules for ONNX operators, by kind."""
