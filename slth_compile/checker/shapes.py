@@ -66,6 +66,14 @@ def _shape(op: str, fields: Mapping[str, Any], arrays: Mapping[str, Shape], inpu
             broadcast = len(inputs[0]) == len(inputs[1]) and all(b in (1, a) for a, b in zip(*inputs, strict=False))
             _require(broadcast, op, f"operands {inputs[0]} and {inputs[1]}")
             return first
+        case "matrix_product":
+            a, b = inputs
+            fits = len(a) == len(b) >= 2 and a[:-2] == b[:-2] and a[-1] == b[-2]
+            _require(fits, op, f"operands {a} and {b}")
+            return (*a[:-1], b[-1])
+        case "layer_norm":
+            _require(len(first) > 0, op, "a single number")
+            return first
         case "prelu":
             _require(arrays["slopes"] in ((), first[-1:]), op, f"slopes {arrays['slopes']} on {first}")
             return first

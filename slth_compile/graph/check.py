@@ -20,7 +20,7 @@ def check(graph: Graph) -> Graph:
     """The same graph, found valid.
 
     Raises:
-        UnsupportedModelError: Shapes that do not fit, no weighted layer, a softmax that is not an output, a leaky relu
+        UnsupportedModelError: Shapes that do not fit, no weighted layer, a log-softmax that is not an output, a leaky relu
             outside [0, 1], a clip from a larger to a smaller number, nodes nothing reads: all of them in one message.
         InputError: A parameter that holds NaN or infinity, or a batch norm whose variance + epsilon is not positive.
     """
@@ -54,6 +54,8 @@ def nonnegative_nodes(graph: Graph, input_nonnegative: bool) -> tuple[bool, ...]
                 flags.append(keeps or (node.low is not None and node.low >= 0))
             case n.Prelu():
                 flags.append(inputs or bool(np.all(node.slopes <= 0)))
+            case n.LayerNorm():
+                flags.append(inputs and not node.centred)
             case n.Convolution() | n.Dense() | n.BatchNorm() | n.LogSoftmax():
                 flags.append(False)
             case n.Affine():
@@ -79,7 +81,7 @@ def _structure(graph: Graph) -> list[str]:
         problems.append("no weighted layer: nothing to compile")
     for i, node in enumerate(graph.nodes):
         if isinstance(node, n.Softmax | n.LogSoftmax):
-            if graph.consumers[i] != graph.outputs.count(i):
+            if isinstance(node, n.LogSoftmax) and graph.consumers[i] != graph.outputs.count(i):
                 problems.append(f"'{node.name}' ({type(node).__name__}): supported at an output only")
             if not 0 <= node.axis < len(shapes[i]):
                 problems.append(f"'{node.name}' ({type(node).__name__}): axis {node.axis} of shape {shapes[i]}")
@@ -96,7 +98,7 @@ def _structure(graph: Graph) -> list[str]:
 
 
 def _constants(node: n.Node) -> list[str]:
-    """What is wrong with the numbers of a clip or a hard sigmoid; subnormal ones would be read as zero by devices."""
+    """What is wrong with the numbers of a clip, a hard sigmoid or a layer norm; subnormal ones would be read as zero by devices."""
 
     def plain(*numbers: float) -> bool:
         return all(math.isfinite(v) and (v == 0 or abs(v) >= SMALLEST_CONSTANT) for v in numbers)
@@ -107,6 +109,8 @@ def _constants(node: n.Node) -> list[str]:
             return [f"'{node.name}' (clip): {node.low} to {node.high}; expected finite numbers low <= high, or one"]
     if isinstance(node, n.HardSigmoid) and not plain(node.slope, node.offset):
         return [f"'{node.name}' (hard sigmoid): slope {node.slope}, offset {node.offset}; expected finite numbers"]
+    if isinstance(node, n.LayerNorm) and not (node.epsilon > 0 and plain(node.epsilon)):
+        return [f"'{node.name}' (layer norm): epsilon {node.epsilon}; expected a positive finite number"]
     return []
 
 
