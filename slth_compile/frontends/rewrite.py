@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from slth_compile.frontends import activations, normalisation, patterns
+from slth_compile.frontends import activations, layer_norm, normalisation, patterns
 from slth_compile.frontends.channels import add_affine
-from slth_compile.frontends.draft import Draft, Elementwise, Entry, Pairwise, Select, Sum, Unknown, WindowSum
+from slth_compile.frontends.draft import Draft, Elementwise, Entry, Pairwise, Repeated, Select, Sum, Unknown, WindowSum
+from slth_compile.frontends.layer_norm import Normalised, add_normalised
 from slth_compile.graph import nodes as n
 
 _MATCHERS = (
@@ -23,6 +24,7 @@ _MATCHERS = (
     patterns.average_pool,
     patterns.softmax,
     patterns.log_softmax,
+    layer_norm.layer_norm,
     normalisation.batch_norm,
     normalisation.bias,
     normalisation.scale_and_shift,
@@ -100,6 +102,10 @@ def _add(target: Draft, entry: Entry, match: patterns.Match | None, place: dict[
         case Pairwise():
             reason = _PAIRWISE.get(node.operation, "an operation on two activations")
             node = Unknown(inputs=inputs, operation=node.operation, reason=reason)
+        case Normalised():
+            return add_normalised(target, node, inputs[0])
+        case Repeated():
+            node = Unknown(inputs=inputs, operation="broadcast_in_dim", reason=node.reason)
         case Select():
             node = Unknown(inputs=inputs, operation="select_n", reason="a choice that depends on the input")
     shape = entry.shape if isinstance(node, Unknown | n.Input) else None

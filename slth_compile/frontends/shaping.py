@@ -6,8 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from slth_compile.frontends.constants import Constant, is_zero
+import numpy as np
+
+from slth_compile.frontends.constants import Constant, from_array, is_zero
 from slth_compile.frontends.draft import BATCH, UNIT, Activation, Draft, Layout, Value
+from slth_compile.frontends.elementwise import RANDOM, with_constant
 from slth_compile.frontends.reductions import TRAIN_MODE
 from slth_compile.graph import nodes as n
 
@@ -111,14 +114,14 @@ def pad(draft: Draft, equation: Any, operands: Sequence[Value]) -> Activation:
 
 
 def concatenate(draft: Draft, equation: Any, operands: Sequence[Value]) -> Activation:
-    """Activations side by side; constant zeros at the ends become padding."""
+    """Activations side by side; constants at the ends become padding, and are added to it."""
     shape = tuple(equation.outvars[0].aval.shape)
     axis = equation.params["dimension"]
-    if any(isinstance(x, Constant) and (x.random or not is_zero(x)) for x in operands):
-        return draft.unknown("concatenate", operands, shape, "a concatenation with a constant that is not zero")
+    if any(isinstance(x, Constant) and x.random for x in operands):
+        return draft.unknown("concatenate", operands, shape, RANDOM)
     inner = [i for i, x in enumerate(operands) if isinstance(x, Activation)]
     if any(isinstance(x, Constant) for x in operands[inner[0] : inner[-1]]):
-        return draft.unknown("concatenate", operands, shape, "zeros between activations")
+        return draft.unknown("concatenate", operands, shape, "a constant between activations")
     parts = [_activation(x) for x in operands[inner[0] : inner[-1] + 1]]
     first = parts[0]
     if first.layout[axis] == UNIT or any(part.layout != first.layout for part in parts):
@@ -136,7 +139,15 @@ def concatenate(draft: Draft, equation: Any, operands: Sequence[Value]) -> Activ
         sum(x.shape[axis] for x in operands[: inner[0]] if isinstance(x, Constant)),
         sum(x.shape[axis] for x in operands[inner[-1] + 1 :] if isinstance(x, Constant)),
     )
-    return _pad(draft, joined, [ends if i == axis else (0, 0) for i in range(len(shape))])
+    padded = _pad(draft, joined, [ends if i == axis else (0, 0) for i in range(len(shape))])
+    constants = [x for x in operands if isinstance(x, Constant)]
+    if all(is_zero(x) for x in constants):
+        return padded
+    # a constant beside an activation, as a class token, is added to zeros
+    beside = [x.value if isinstance(x, Constant) else np.zeros(draft.shape(x), np.float32) for x in operands]
+    leaves = frozenset().union(*(x.leaves for x in constants))
+    whole = from_array(np.concatenate(beside, axis).astype(equation.outvars[0].aval.dtype), leaves=leaves)
+    return with_constant(draft, "add", padded, whole, shape)
 
 
 def stack(draft: Draft, equation: Any, operands: Sequence[Value]) -> Activation:
