@@ -36,6 +36,9 @@ REFUSED = (
     (n.Prelu(inputs=(1,), slopes=np.ones(3)), "one slope, or one a channel"),
     (n.Multiply(inputs=(1,)), "two shapes of one rank"),
     (n.Multiply(inputs=(0, 1, 1)), "two shapes of one rank"),
+    (n.MatrixProduct(inputs=(0, 1)), "equal leading axes"),
+    (n.LayerNorm(inputs=(1,), epsilon=0.0), "expected a positive finite number"),
+    (n.LayerNorm(inputs=(1,), epsilon=float("nan")), "expected a positive finite number"),
 )
 
 
@@ -69,10 +72,11 @@ def test_which_are_nonnegative(nonnegative: bool) -> None:
     keeps = [n.Clip(inputs=(0,), low=-1.0), n.Clip(inputs=(0,), high=0.5), n.Prelu(inputs=(0,), slopes=np.array(0.5))]
     keeps += [n.Tanh(inputs=(0,)), n.HardSwish(inputs=(0,)), n.Silu(inputs=(0,)), n.Gelu(inputs=(0,), approximate=True)]
     keeps += [n.Multiply(inputs=(0, 0)), n.Multiply(inputs=(0, 1))]
-    never = [n.Clip(inputs=(0,), low=-2.0, high=-1.0)]
+    keeps += [n.LayerNorm(inputs=(0,), epsilon=0.1, centred=False)]
+    never = [n.Clip(inputs=(0,), low=-2.0, high=-1.0), n.LayerNorm(inputs=(0,), epsilon=0.1)]
     graph = Graph((n.Input(shape=(2,)), *always, *keeps, *never), (1,))
     found = nonnegative_nodes(graph, nonnegative)[1:]
-    assert found == (True,) * len(always) + (nonnegative,) * len(keeps) + (False,)
+    assert found == (True,) * len(always) + (nonnegative,) * len(keeps) + (False,) * len(never)
 
 
 def test_the_format_keeps_every_field() -> None:

@@ -21,7 +21,12 @@ BACKWARD = ("strided", "signal")
 
 @pytest.mark.parametrize(
     "target",
-    [pytest.param(t, marks=pytest.mark.slow if t.name in ("bent", "excite", "smooth") else ()) for t in TARGETS],
+    [
+        pytest.param(
+            t, marks=pytest.mark.slow if t.name in ("bent", "excite", "smooth", "convnext", "transformer") else ()
+        )
+        for t in TARGETS
+    ],
     ids=lambda target: target.name,
 )
 def test_every_stage_keeps_the_function(target: Target, tmp_path) -> None:

@@ -192,8 +192,8 @@ def unweighted_step(node: n.Node, shapes: Sequence[tuple[int, ...]], states: Seq
         case n.Add():
             return Euclidean(*(up(a + b) for a, b in zip(*states, strict=True)))
         case n.LayerNorm():
-            # |y| <= sqrt(n) a position; unit vectors of lengths s, s' are at most |v - v'| / sqrt(s s') apart, and
-            # s^2 >= epsilon.
+            # |y| <= sqrt(n) a position. Behind vectors of lengths s, s' unit vectors are at most |v - v'| / sqrt(s s')
+            # apart, and s^2 >= epsilon.
             most = up(np.sqrt(np.float64(math.prod(shape))))
             factor = float(up(1.0 / (np.sqrt(np.float64(node.epsilon)) * (1 - 8 * UNIT_ROUNDOFF))))
             _, spread, difference = _times(state, factor)

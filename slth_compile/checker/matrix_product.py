@@ -1,7 +1,7 @@
 """Products of two matrices of activations, and their change `(x + dx)(y + dy) - x y = dx y + (x + dx) dy`.
 
-Intervals are multiplied by centre and radius: `|a b - a_c b_c| <= |a_c| b_r + a_r (|b_c| + b_r)`, elementwise and summed,
-with `gamma |a_c| |b_c|` for the rounding of the first product.
+Intervals are multiplied by centre and radius: `|a b - a_c b_c| <= |a_c| b_r + a_r (|b_c| + b_r)`, elementwise and
+summed, with `gamma |a_c| |b_c|` for the rounding of the first product.
 """
 
 from __future__ import annotations

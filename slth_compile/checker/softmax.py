@@ -3,8 +3,8 @@
     p_i = e_i / (e_i + the others' e_j),     e_j = exp(x_j - c),  c any number
     p'_i - p_i = p_i ((1 - p_i) h_i - the others' p_j h_j) / (1 + sum p_j h_j),     h_j = exp(d_j) - 1
 
-The second holds for any d and is used where no `|d_j|` exceeds 1/2. The change is also at most `tanh(D/2) <= D/2` with D
-half of the range of d along the axis, since softmax ignores common shifts, and it is a difference of two shares.
+The second holds for any d and is used where no `|d_j|` exceeds 1/2. The change is also at most `tanh(D/2) <= D/2` with
+D half of the range of d along the axis, since softmax ignores common shifts, and it is a difference of two shares.
 """
 
 from __future__ import annotations

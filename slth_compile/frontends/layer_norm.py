@@ -66,7 +66,9 @@ def add_normalised(target: Draft, node: Normalised, entry: int) -> int:
     permutation = (*kept, *node.axes)
     moved = target.add(n.Transpose(inputs=(entry,), permutation=permutation))
     moved_shape = target.entries[moved].shape
-    flat = target.add(n.Reshape(inputs=(moved,), shape=(*moved_shape[: len(kept)], int(np.prod(moved_shape[len(kept) :])))))
+    flat = target.add(
+        n.Reshape(inputs=(moved,), shape=(*moved_shape[: len(kept)], int(np.prod(moved_shape[len(kept) :]))))
+    )
     normed = target.add(n.LayerNorm(inputs=(flat,), name=node.name, epsilon=node.epsilon, centred=node.centred))
     back = target.add(n.Reshape(inputs=(normed,), shape=moved_shape))
     return target.add(n.Transpose(inputs=(back,), permutation=tuple(int(axis) for axis in np.argsort(permutation))))

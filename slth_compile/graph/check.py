@@ -20,8 +20,8 @@ def check(graph: Graph) -> Graph:
     """The same graph, found valid.
 
     Raises:
-        UnsupportedModelError: Shapes that do not fit, no weighted layer, a log-softmax that is not an output, a leaky relu
-            outside [0, 1], a clip from a larger to a smaller number, nodes nothing reads: all of them in one message.
+        UnsupportedModelError: Shapes that do not fit, no weighted layer, a log-softmax that is not an output, a leaky
+            relu outside [0, 1], a clip from a larger to a smaller number, nodes nothing reads: all in one message.
         InputError: A parameter that holds NaN or infinity, or a batch norm whose variance + epsilon is not positive.
     """
     problems = _structure(graph)
@@ -98,7 +98,7 @@ def _structure(graph: Graph) -> list[str]:
 
 
 def _constants(node: n.Node) -> list[str]:
-    """What is wrong with the numbers of a clip, a hard sigmoid or a layer norm; subnormal ones would be read as zero by devices."""
+    """What is wrong with the numbers of a clip, hard sigmoid or layer norm; devices may read subnormal ones as zero."""
 
     def plain(*numbers: float) -> bool:
         return all(math.isfinite(v) and (v == 0 or abs(v) >= SMALLEST_CONSTANT) for v in numbers)
