@@ -43,9 +43,9 @@ def truth(node: n.Node) -> Function:
 
     def normed(x: Rows) -> Rows:
         assert isinstance(node, n.LayerNorm)
-        mean = sum(x) / len(x) if node.centred else Decimal(0)
+        mean = sum(x, Decimal(0)) / len(x) if node.centred else Decimal(0)
         centred = [v - mean for v in x]
-        scale = (sum(v * v for v in centred) / len(x) + Decimal(node.epsilon)).sqrt()
+        scale = (sum((v * v for v in centred), Decimal(0)) / len(x) + Decimal(node.epsilon)).sqrt()
         return [v / scale for v in centred]
 
     def shares(x: Rows) -> Rows:
@@ -144,9 +144,9 @@ def test_larger_intervals_have_larger_images(name) -> None:
 def test_compiled_programs_enclose_too() -> None:
     """XLA may merge, fuse and flush."""
     rng = np.random.default_rng(5)
-    x = rng.normal(size=(6, 40)) * 10.0 ** rng.integers(-3, 2, 40)
-    d = rng.normal(size=(6, 40)) * 10.0 ** rng.integers(-12, 0, 40)
-    for node in NODES.values():
+    x = rng.normal(size=(6, 16)) * 10.0 ** rng.integers(-3, 2, 16)
+    d = rng.normal(size=(6, 16)) * 10.0 ** rng.integers(-12, 0, 16)
+    for node in (NODES["layer norm"], NODES["softmax"]):
         image = softmax.softmax_image if isinstance(node, n.Softmax) else layer_norm.layer_norm_image
         first = () if isinstance(node, n.Softmax) else (node,)
         last = (0,) if isinstance(node, n.Softmax) else ()

@@ -105,8 +105,8 @@ def test_sensitivities_are_what_small_tolerances_do(network) -> None:
     factor = 2.0 if any(isinstance(node, n.LogSoftmax) for node in graph.nodes) else 1.0
     for i in graph.layers:
         for which in (0, 1) if graph.nodes[i].bias is not None else (0,):
-            probe = zero | {i: (1e-6, 0.0) if which == 0 else (0.0, 1e-6)}
-            probed = _promises(graph, probe, x, 0).max() / 1e-6 / factor
+            probe = zero | {i: (1e-8, 0.0) if which == 0 else (0.0, 1e-8)}
+            probed = _promises(graph, probe, x, 0).max() / 1e-8 / factor
             assert found[i][which] >= probed * (1 - 1e-3)
             assert found[i][which] <= probed * (1 + 1e-3) or factor > 1
 

@@ -200,7 +200,8 @@ def unweighted_step(node: n.Node, shapes: Sequence[tuple[int, ...]], states: Seq
             twice = 2 * most
             return Euclidean(np.full_like(spread, most), np.minimum(spread, twice), np.minimum(difference, twice))
         case n.Multiply() | n.MatrixProduct():
-            # No element exceeds the norm: |a db + (b + db) da| <= |a| |db| + (|b| + |db|) |da|, broadcast or not; of matrices in this norm too.
+            # No element exceeds the norm: |a db + (b + db) da| <= |a| |db| + (|b| + |db|) |da|, broadcast or not;
+            # of matrices likewise.
             (a, apart, da), (b, other, db) = states
             return Euclidean(
                 _product(a, b),

@@ -8,8 +8,8 @@ With `t = x - mean(x)` over n features and `s = sqrt(mean(t^2) + epsilon)`, `y =
 
 as `s'^2 - s^2 = mean(t'^2 - t^2)`. The vector `(t / sqrt(n), sqrt(epsilon))` has the norm s, so `|s' - s|` is at most
 the root mean square of m; and `|y| <= sqrt(n - 1)`, as the elements of t add up to zero. Without centring t and m are x
-and d, and `|y| <= sqrt(n)`. Each element is an interval of its own: bounds are those of rounding at points, and over boxes
-they pay for what `x` and its mean have in common.
+and d, and `|y| <= sqrt(n)`. Each element is an interval of its own: bounds are those of rounding at points, and over
+boxes they pay for what `x` and its mean have in common.
 
 Square roots are guessed and squared, so that nothing rests on how they were rounded.
 """

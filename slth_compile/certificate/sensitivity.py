@@ -86,9 +86,9 @@ def _derivatives(graph: Graph, values: Values, row: int) -> dict[int, np.ndarray
         if 0 <= row < size:
             one = np.zeros(values[i].shape, np.float32)
             one.reshape(-1)[row] = 1
-            # A softmax at an output moves no further than what it reads, up to a factor of all alike; its own
+            # A softmax at an output alone moves no further than what it reads, up to a factor of all alike; its own
             # derivative may be zero.
-            ends = isinstance(graph.nodes[i], n.Softmax | n.LogSoftmax)
+            ends = isinstance(graph.nodes[i], n.Softmax | n.LogSoftmax) and graph.consumers[i] == graph.outputs.count(i)
             give(graph.nodes[i].inputs[0] if ends else i, one)
         row -= size
     found = {}
