@@ -144,7 +144,10 @@ def test_a_deep_network_is_allocated_too(monkeypatch: pytest.MonkeyPatch) -> Non
         allocate(dense([np.full((2, 2), 1e200)] * 3), 1.0, (Points(np.ones((1, 2))),), dict.fromkeys((1, 2, 3), True))
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+@pytest.mark.parametrize(
+    "target",
+    [pytest.param(t, id=t.name, marks=[pytest.mark.slow] if t.name == "convnext" else []) for t in TARGETS],
+)
 def test_numpy_evaluates_as_jax_does(target) -> None:
     graph = fold(target.graph())
     x = target.inputs(2).astype(np.float64)
