@@ -325,6 +325,31 @@ def upsampled(draw: Draw) -> Graph:
     return Graph(nodes, (9,))
 
 
+class ConvNext(nn.Module):
+    """A block of such a network: depthwise convolution, layer norm, two layers with gelu, a layer scale."""
+
+    @nn.compact
+    def __call__(self, x):
+        y = nn.LayerNorm()(nn.Conv(2, (3, 3), feature_group_count=2)(x))
+        y = nn.Dense(2)(nn.gelu(nn.Dense(4)(y)))
+        x = x + self.param("scale", nn.initializers.ones, (2,)) * y
+        return nn.Dense(2)(nn.LayerNorm(use_fast_variance=False, use_bias=False)(x.mean((1, 2))))
+
+
+class Transformer(nn.Module):
+    """Patches, a class token, places, one block of two heads; RMS norm at the end."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Conv(4, (2, 2), strides=2)(x).reshape(x.shape[0], -1, 4)
+        token = jnp.tile(self.param("token", nn.initializers.zeros, (1, 1, 4)), (x.shape[0], 1, 1))
+        x = jnp.concatenate([token, x], 1)
+        x = x + self.param("places", nn.initializers.zeros, (1, x.shape[1], 4))
+        x = x + nn.MultiHeadDotProductAttention(2)(nn.LayerNorm()(x))
+        x = x + nn.Dense(4)(nn.gelu(nn.Dense(6)(nn.LayerNorm()(x))))
+        return nn.Dense(2)(nn.RMSNorm()(x[:, 0]))
+
+
 def single(draw: Draw) -> Callable[[jax.Array], jax.Array]:
     kernel, bias = draw(3, 2), draw(2)
     return lambda x: x @ kernel + bias
@@ -354,5 +379,7 @@ TARGETS = (
     Target("smooth", smooth, (3,), (signed((3,)), points(3)), 8.0),
     Target("excite", lambda draw: bound(SqueezeExcite(), (3, 3, 2), draw), (3, 3, 2), (balls(3, 3, 2), *UNIT), 32.0),
     Target("upsampled", upsampled, (2, 2, 2), (*UNIT, balls(2, 2, 2)), 16.0),
+    Target("convnext", lambda draw: bound(ConvNext(), (3, 3, 2), draw), (3, 3, 2), (points(3, 3, 2),), 1.0),
+    Target("transformer", lambda draw: bound(Transformer(), (4, 4, 1), draw), (4, 4, 1), (points(4, 4, 1),), 1.0),
     Target("single", single, (3,), (signed((3,)), points(3)), 2.0),
 )

@@ -717,7 +717,7 @@ def test_signs_of_activations_and_products():
     always += [node("prelu", 0, slopes=np.array([-1.0, 0.0]))]
     keeps = [node("clip", 0, low=-1.0), node("clip", 0, high=0.5), node("prelu", 0, slopes=np.array([-1.0, 0.5]))]
     keeps += [node(op, 0) for op in ("tanh", "hard_swish", "silu")] + [node("gelu", 0, approximate=True)]
-    keeps += [node("multiply", 0, 0), node("multiply", 0, 1)]
+    keeps += [node("multiply", 0, 0), node("multiply", 0, 1), node("layer_norm", 0, epsilon=0.5, centred=False)]
     keeps += [node("dilate", 0, factors=[2]), node("resample", 0, axis=0, matrix=np.array([[0.5, 0.0]]))]
     never = [node("clip", 0, low=-2.0, high=-1.0), node("resample", 0, axis=0, matrix=np.array([[1.0, -0.1]]))]
     nodes = [node("input", shape=[2]), *always, *keeps, *never]
@@ -748,10 +748,12 @@ REFUSED = {
         node("resample", 0, axis=1, matrix=np.ones((2, 2))),
         node("resample", 0, axis=0, matrix=np.ones((2, 3))),
         node("resample", 0, axis=0, matrix=np.ones(2)),
+        node("matrix_product", 0, 1),
     ],
     "expected an integer": [node("dilate", 0, factors=[0]), node("resample", 0, axis=-1, matrix=np.ones((2, 2)))],
     "below 2\\^-1022": [node("resample", 0, axis=0, matrix=np.array([[1.0, 5e-324]]))],
-    "do not fit": [node("multiply", 0), node("multiply", 0, 0, 0), node("tanh", 0, 0)],
+    "do not fit": [node("multiply", 0), node("multiply", 0, 0, 0), node("tanh", 0, 0), node("matrix_product", 0)],
+    "epsilon": [node("layer_norm", 0, epsilon=e, centred=True) for e in (0.0, -1.0, 1e-310)],
 }
 
 
@@ -907,8 +909,8 @@ def unsign(ticket: Written) -> None:
 
 
 def inner_softmax(ticket: Written) -> None:
-    """A softmax that a layer reads."""
-    ticket.manifest["graph"]["nodes"][3] = {"op": "softmax", "inputs": [2], "axis": 2}
+    """A log-softmax that a layer reads."""
+    ticket.manifest["graph"]["nodes"][3] = {"op": "log_softmax", "inputs": [2], "axis": 2}
 
 
 def recode(*windows: int) -> Callable[[Written], None]:
@@ -982,7 +984,7 @@ TAMPERINGS: dict[str, tuple[Written, Callable[[Written], Any], set[str]]] = {
     "operation": (DENSE, put("graph", "nodes", 1, "op", "erf"), {"target"}),
     "stated shape": (DENSE, put("graph", "nodes", 1, "kernel", "shape", [4, 1]), {"target"}),
     "no layer": (DENSE, put("layers", []), {"format"}),
-    "softmax inside": (CONV, inner_softmax, {"target"}),
+    "log-softmax inside": (CONV, inner_softmax, {"target"}),
     "huge input": (DENSE, put("graph", "nodes", 0, "shape", [1 << 30, 2]), {"target"}),
 }  # fmt: skip
 

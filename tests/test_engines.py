@@ -29,7 +29,10 @@ BOXES = (slice(6, 7), slice(7, 8))
 RADIUS = 0.01
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+@pytest.mark.parametrize(
+    "target",
+    [pytest.param(t, id=t.name, marks=[pytest.mark.slow] if t.name == "convnext" else []) for t in TARGETS],
+)
 def test_both_engines_find_the_same_bounds(target: Target) -> None:
     rng = np.random.default_rng(len(target.name))
     graph = target.graph()

@@ -41,6 +41,9 @@ REFUSED = (
     (n.Resample(inputs=(1,), axis=0, matrix=np.array([[5e-324, 1.0]])), "below 2\\^-1022"),
     (n.Multiply(inputs=(1,)), "two shapes of one rank"),
     (n.Multiply(inputs=(0, 1, 1)), "two shapes of one rank"),
+    (n.MatrixProduct(inputs=(0, 1)), "equal leading axes"),
+    (n.LayerNorm(inputs=(1,), epsilon=0.0), "expected a positive finite number"),
+    (n.LayerNorm(inputs=(1,), epsilon=float("nan")), "expected a positive finite number"),
 )
 
 
@@ -75,7 +78,9 @@ def test_which_are_nonnegative(nonnegative: bool) -> None:
     keeps += [n.Tanh(inputs=(0,)), n.HardSwish(inputs=(0,)), n.Silu(inputs=(0,)), n.Gelu(inputs=(0,), approximate=True)]
     keeps += [n.Multiply(inputs=(0, 0)), n.Multiply(inputs=(0, 1))]
     keeps += [n.Dilate(inputs=(0,), factors=(2,)), n.Resample(inputs=(0,), axis=0, matrix=np.array([[0.5, 0.0]]))]
+    keeps += [n.LayerNorm(inputs=(0,), epsilon=0.1, centred=False)]
     never = [n.Clip(inputs=(0,), low=-2.0, high=-1.0), n.Resample(inputs=(0,), axis=0, matrix=np.array([[1.0, -0.1]]))]
+    never += [n.LayerNorm(inputs=(0,), epsilon=0.1)]
     graph = Graph((n.Input(shape=(2,)), *always, *keeps, *never), (1,))
     found = nonnegative_nodes(graph, nonnegative)[1:]
     assert found == (True,) * len(always) + (nonnegative,) * len(keeps) + (False,) * len(never)

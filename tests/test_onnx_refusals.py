@@ -63,7 +63,7 @@ def test_everything_unsupported_is_listed_at_once():
         ((node("Transpose", "a", "b", perm=[2, 0, 1, 3]), node("MaxPool", "b", kernel_shape=[2, 2])), "the batch axis"),
         ((node("Flatten", "a", "f"), node("MatMul", "k f")), "along the batch axis"),
         ((node("Erf", "a"),), "Erf .erf. at 'the_y'"),
-        ((node("Softmax", "a", "p", axis=1), node("Relu", "p")), "at an output only"),
+        ((node("LogSoftmax", "a", "p", axis=1), node("Relu", "p")), "at an output only"),
         ((node("Transpose", "a", perm=[1, 0, 2, 3]),), "expected the batch axis first"),
         ((node("Reshape", "a t"),), "it mixes samples"),
         ((node("Slice", "a lo hi"),), "some samples of the batch"),

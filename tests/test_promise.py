@@ -63,7 +63,28 @@ def curved(draw: Callable[..., np.ndarray]) -> Graph:
     return Graph(nodes, (12,))
 
 
-NETWORKS = (strided, depthwise, residual, grouped, heads, excited, curved)
+def attending(draw: Callable[..., np.ndarray]) -> Graph:
+    """Tokens from a convolution, a layer norm, attention of one head, a residual sum, an RMS norm."""
+    nodes = (
+        n.Input(shape=(4, 2)),
+        n.Convolution(inputs=(0,), kernel=draw(2, 2, 3), bias=draw(3), stride=(1,), padding=((0, 1),), dilation=(1,)),
+        n.LayerNorm(inputs=(1,), epsilon=0.05),
+        n.Dense(inputs=(2,), kernel=draw(3, 2), bias=draw(2)),
+        n.Dense(inputs=(2,), kernel=draw(3, 2)),
+        n.Transpose(inputs=(4,), permutation=(1, 0)),
+        n.MatrixProduct(inputs=(3, 5)),
+        n.Softmax(inputs=(6,), axis=1),
+        n.Dense(inputs=(2,), kernel=draw(3, 3)),
+        n.MatrixProduct(inputs=(7, 8)),
+        n.Add(inputs=(1, 9)),
+        n.LayerNorm(inputs=(10,), epsilon=0.05, centred=False),
+        n.Mean(inputs=(11,), axes=(0,)),
+        n.Dense(inputs=(12,), kernel=draw(3, 2)),
+    )
+    return Graph(nodes, (13, 7), ("scores", "attention"))
+
+
+NETWORKS = (strided, depthwise, residual, grouped, heads, excited, curved, attending)
 
 
 @functools.cache

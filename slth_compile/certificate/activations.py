@@ -107,6 +107,11 @@ def _value(node: n.Node, operands: Sequence[np.ndarray]) -> np.ndarray:
             return operands[0] + operands[1]
         case n.Multiply():
             return operands[0] * operands[1]
+        case n.MatrixProduct():
+            return operands[0] @ operands[1]
+        case n.LayerNorm():
+            x = x - x.mean(-1, keepdims=True) if node.centred else x
+            return x / np.sqrt((x * x).mean(-1, keepdims=True) + x.dtype.type(node.epsilon))
         case n.Concatenate():
             return np.concatenate(operands, node.axis + 1)
         case n.Slice():

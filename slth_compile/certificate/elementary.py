@@ -12,6 +12,9 @@ NumPy's and XLA's own `exp`, `tanh` and `erf` state no error bound, so none of t
         exponent x^2/2 <= 40.5 of phi is within 41 u, the upper end of its exp within 2112 u (2812 u if merged as
         above): less than 3500 u. The margin is `NORMAL_MARGIN = 4096 u` of phi S <= 1/2.
 
+    exp(x) - 1, |x| <= 1/2:  x (1 + x/2 + x^2/6 + ...), Horner on 15 terms, the rest below 2^-54; no partial sum exceeds
+        1.3, none of the 30 roundings 1.3 u, and the sum is at least 0.78: less than 64 u. The margin is 512 u.
+
 Below -700 exp is less than 2^-1009; beyond 9, Phi(x) and Phi(x) + x phi(x) are within `NORMAL_LIMIT` of their limits.
 
 All functions take and return float64 arrays of at least one axis, NumPy's or JAX's: the same lines serve both.
@@ -27,6 +30,8 @@ from slth_compile.certificate.rounding import down, up
 
 EXP_REACH = 700.0
 EXP_MARGIN = 2.0**-42
+GROWTH_REACH = 0.5
+GROWTH_MARGIN = 2.0**-44
 NORMAL_REACH = 9.0
 NORMAL_MARGIN = 2.0**-41
 NORMAL_LIMIT = 2.0**-56
@@ -53,6 +58,18 @@ def exponential(x: Any) -> Interval:
     value = series * _inverse_power_of_two(-k)
     lower = xp.where(x < -EXP_REACH, 0.0, value * (1 - EXP_MARGIN))
     return Interval(lower, xp.minimum(1.0, value * (1 + EXP_MARGIN)))
+
+
+def growth(x: Any) -> Interval:
+    """`exp(x) - 1` for `|x| <= 1/2`; beyond, its values there."""
+    xp = library(x)
+    near = xp.clip(x, -GROWTH_REACH, GROWTH_REACH)
+    series = xp.full_like(near, _FACTORIALS[-1])
+    for factor in reversed(_FACTORIALS[1:-1]):
+        series = series * near + factor
+    value = near * series
+    slack = abs(value) * GROWTH_MARGIN
+    return Interval(down(value - slack), up(value + slack))
 
 
 def logistic(x: Any) -> Interval:

@@ -64,7 +64,7 @@ def enclose(
         domain: The inputs.
         effort: One of `EFFORTS`.
         replayed: True leaves out what the independent checker cannot replay: backward passes through smooth
-            activations and products.
+            activations, products, layer norms and inner softmaxes.
         progress: Called as regions are done.
     """
     regions = domain.regions()
@@ -80,7 +80,11 @@ def enclose(
 
 
 def _is_replayed(graph: Graph) -> bool:
-    return all(isinstance(node, _REPLAYED) for node in graph.nodes)
+    inner = {i for node in graph.nodes for i in node.inputs}
+    return all(
+        isinstance(node, _REPLAYED) and not (isinstance(node, n.Softmax) and i in inner)
+        for i, node in enumerate(graph.nodes)
+    )
 
 
 def _work(graph: Graph, regions: int) -> int:

@@ -191,8 +191,17 @@ def unweighted_step(node: n.Node, shapes: Sequence[tuple[int, ...]], states: Seq
     match node:
         case n.Add():
             return Euclidean(*(up(a + b) for a, b in zip(*states, strict=True)))
-        case n.Multiply():
-            # No element exceeds the norm: |a db + (b + db) da| <= |a| |db| + (|b| + |db|) |da|, broadcast or not.
+        case n.LayerNorm():
+            # |y| <= sqrt(n) a position. Behind vectors of lengths s, s' unit vectors are at most |v - v'| / sqrt(s s')
+            # apart, and s^2 >= epsilon.
+            most = up(np.sqrt(np.float64(math.prod(shape))))
+            factor = float(up(1.0 / (np.sqrt(np.float64(node.epsilon)) * (1 - 8 * UNIT_ROUNDOFF))))
+            _, spread, difference = _times(state, factor)
+            twice = 2 * most
+            return Euclidean(np.full_like(spread, most), np.minimum(spread, twice), np.minimum(difference, twice))
+        case n.Multiply() | n.MatrixProduct():
+            # No element exceeds the norm: |a db + (b + db) da| <= |a| |db| + (|b| + |db|) |da|, broadcast or not;
+            # of matrices likewise.
             (a, apart, da), (b, other, db) = states
             return Euclidean(
                 _product(a, b),

@@ -47,7 +47,9 @@ class PointNorms:
         maps: By position of the layer: `(N, M, largest column norm of R, largest column norm for entries in [-1, 1])`.
         sums: By position, `(samples, 4)`: norm and largest element of the window sums of |x|, norm and largest element
             of ones in their place.
-        peaks: By position of every product of two nodes, `(samples, 2)`: the largest |a| and |b|.
+        peaks: By position of every product of two nodes, `(samples, 2)`: the largest |a| and |b|; of every product of
+            matrices, `(samples, 4)`: the largest norm of a matrix a and of one b, the largest sum of |a| in a row and
+            of |b| in a column; of every layer norm, `(samples, 2)`: the least s and the largest |y|.
     """
 
     graph: Graph
@@ -71,6 +73,10 @@ class PointNorms:
                 rho, top = self._layer(i, operands[0][0], *tolerances[i])
             elif isinstance(node, n.Multiply):
                 rho, top = self._product(i, operands)
+            elif isinstance(node, n.MatrixProduct):
+                rho, top = self._matrix_product(i, operands)
+            elif isinstance(node, n.LayerNorm):
+                rho, top = self._normed(i, operands[0])
             else:
                 rho, top = _moved(node, operands, self.graph.shapes[node.inputs[0]])
             found.append((rho, np.minimum(rho, top)))
@@ -92,6 +98,25 @@ class PointNorms:
         repeats = math.sqrt(first / second)
         return (b + top_b) * rho_a + repeats * a * rho_b, (b + top_b) * top_a + a * top_b
 
+    def _matrix_product(self, i: int, operands: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+        """As `_product`: norms of matrices, and for one element a row of a and a column of b."""
+        (rho_a, top_a), (rho_b, top_b) = operands
+        a, b, row, column = self.peaks[i].T
+        terms = self.graph.shapes[self.graph.nodes[i].inputs[0]][-1]
+        return (b + rho_b) * rho_a + a * rho_b, (column + terms * top_b) * top_a + row * top_b
+
+    def _normed(self, i: int, operand: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Of `y = t / s`: `|y' - y| <= |d| / sqrt(s s')`, and of an element `(|m| + |y| |s' - s|) / s'`.
+
+        The changes of s are at most the root mean square of d.
+        """
+        (rho, top), node = operand, self.graph.nodes[i]
+        assert isinstance(node, n.LayerNorm)
+        least, peak = self.peaks[i].T
+        rise = np.minimum(top, rho / math.sqrt(self.graph.shapes[i][-1]))
+        moved = np.maximum(least - rise, math.sqrt(node.epsilon))
+        return rho / np.sqrt(least * moved), ((1 + node.centred) * top + peak * rise) / moved
+
 
 def point_norms(graph: Graph, x: np.ndarray) -> PointNorms:
     """The norms of a network at points.
@@ -104,7 +129,7 @@ def point_norms(graph: Graph, x: np.ndarray) -> PointNorms:
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(THREADS) as pool:
         maps = dict(zip(graph.layers, pool.map(_map_norms, (graph.nodes[i] for i in graph.layers)), strict=True))
     sums: dict[int, list[list[float]]] = {i: [] for i in graph.layers}
-    products = [i for i, node in enumerate(graph.nodes) if isinstance(node, n.Multiply)]
+    products = [i for i, node in enumerate(graph.nodes) if isinstance(node, n.Multiply | n.MatrixProduct | n.LayerNorm)]
     peaks: dict[int, list[list[float]]] = {i: [] for i in products}
     for point in np.asarray(x, np.float32):
         with np.errstate(all="ignore"):
@@ -116,9 +141,23 @@ def point_norms(graph: Graph, x: np.ndarray) -> PointNorms:
             norm = math.sqrt(float(np.square(z).sum()) * (count / z.size))
             sums[i].append([norm, float(z.max()), math.sqrt(count), 1.0])
         for i in products:
-            peaks[i].append([float(np.abs(values[j]).max()) for j in graph.nodes[i].inputs])
+            peaks[i].append(_peaks(graph.nodes[i], [values[j] for j in graph.nodes[i].inputs], values[i]))
     tables = ({i: np.asarray(rows) for i, rows in table.items()} for table in (sums, peaks))
     return PointNorms(graph, maps, *tables)
+
+
+def _peaks(node: n.Node, operands: list[np.ndarray], y: np.ndarray) -> list[float]:
+    """What `PointNorms.peaks` holds of one point."""
+    if isinstance(node, n.LayerNorm):
+        x = operands[0].astype(np.float64)
+        x = x - x.mean(-1, keepdims=True) if node.centred else x
+        return [math.sqrt(float((x * x).mean(-1).min()) + node.epsilon), float(np.abs(y).max())]
+    found = [float(np.abs(v).max()) for v in operands]
+    if isinstance(node, n.MatrixProduct):
+        a, b = (np.abs(v.astype(np.float64)) for v in operands)
+        norms = [math.sqrt(float((v * v).sum((-1, -2)).max())) for v in (a, b)]
+        found = [*norms, float(a.sum(-1).max()), float(b.sum(-2).max())]
+    return found
 
 
 def _map_norms(node: n.Node) -> tuple[float, float, float, float]:
@@ -179,6 +218,6 @@ def _moved(
         case n.LogSoftmax():
             return 2 * math.sqrt(math.prod(shape)) * rho, 2 * top
         case n.Softmax():
-            return np.minimum(rho, math.sqrt(math.prod(shape))), np.minimum(top, 1.0)
+            return rho / 2, top / 2
         case _:
             return rho, top

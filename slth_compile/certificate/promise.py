@@ -6,7 +6,8 @@ before it and a residual:
     layer      d' = W d + r,             |r| <= eta * sum of |z| over the window + eta_b,  |z| <= |x| + D
     relu       d' = [y > 0] d + r,       0 <= r <= max(0, D - |y|)
     smooth     d' = a'(y) d + r,     |r| <= sup |a''| D^2 / 2, kinks as above
-    product    d' = b da + a db + r, |r| <= Da Db
+    product    d' = b da + a db + r, |r| <= Da Db; of matrices likewise
+    layer norm, inner softmax        their derivative, and remainders of second order below
     max-pool   d' = d[argmax x] + r,     0 <= r <= max(0, max over others of (x + D) - (x - D)[argmax])
 
 with D an interval bound on |d|. Then `|d_out| <= sum over nodes |A| |r|` with A the output's derivative by the
@@ -36,6 +37,7 @@ from jax import lax
 from slth_compile.certificate.derivatives import derivative, remainder, steepest
 from slth_compile.certificate.difference import window_of
 from slth_compile.certificate.enclosure import slices
+from slth_compile.certificate.row_derivatives import layer_norm_moved, layer_norm_reach, softmax_moved, softmax_reach
 from slth_compile.certificate.sensitivity import multiplications
 from slth_compile.graph import nodes as n
 from slth_compile.graph.evaluate import apply_node, linear, resample
@@ -151,6 +153,11 @@ def _is_entrance(graph: Graph, i: int, start: int) -> bool:
     return isinstance(node, n.Convolution | n.Dense) and node.inputs[0] < start <= i
 
 
+def _is_inner(graph: Graph, i: int) -> bool:
+    """Whether anything but outputs reads a softmax; one at an output alone counts as what it reads."""
+    return graph.consumers[i] > graph.outputs.count(i)
+
+
 def _is_read_past(graph: Graph, j: int, start: int) -> bool:
     """Whether a node past `start` that is no layer reads node `j` before it: the interval bound of `j` enters there."""
     readers = [i for i in range(start, len(graph.nodes)) if j in graph.nodes[i].inputs]
@@ -192,6 +199,18 @@ def _forward(graph: Graph, weights: Any, eta: Any, x: jax.Array) -> tuple[list[j
             case n.Multiply():
                 residuals[i] = d * ds[1]
                 reach.append(d * jnp.abs(operands[1]) + jnp.abs(y) * ds[1] + residuals[i])
+            case n.MatrixProduct():
+                residuals[i] = apply_node(node, ds)
+                apart = apply_node(node, [d, jnp.abs(operands[1])]) + apply_node(node, [jnp.abs(y), ds[1]])
+                reach.append(apart + residuals[i])
+            case n.LayerNorm():
+                out, residual = layer_norm_reach(node, y, d)
+                residuals[i] = residual
+                reach.append(out)
+            case n.Softmax() if _is_inner(graph, i):
+                out, residual = softmax_reach(node, y, d)
+                residuals[i] = residual
+                reach.append(out)
             case n.MaxPool() | n.Maximum():
                 top, low, best = _maxima(node, y, d)
                 residuals[i] = jnp.maximum(0, top - low)
@@ -236,6 +255,12 @@ def _linearised(
                 d = d * derivative(node, y)
             case n.Multiply():
                 d = d * values[node.inputs[1]] + y * ds[1]
+            case n.MatrixProduct():
+                d = apply_node(node, [d, values[node.inputs[1]]]) + apply_node(node, [y, ds[1]])
+            case n.LayerNorm():
+                d = layer_norm_moved(node, y, d)
+            case n.Softmax() if _is_inner(graph, i):
+                d = softmax_moved(node, y, d)
             case n.MaxPool() | n.Maximum():
                 rows, axis = _rows(node, y, -jnp.inf)
                 moved, _ = _rows(node, d)

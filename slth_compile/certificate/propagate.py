@@ -17,7 +17,10 @@ import numpy as np
 
 from slth_compile.certificate import enclosure as e
 from slth_compile.certificate import kinked, pointwise, relaxations, resampling
+from slth_compile.certificate.layer_norm import layer_norm_image
+from slth_compile.certificate.matrix_product import matrix_product_image
 from slth_compile.certificate.rounding import without_subnormals
+from slth_compile.certificate.softmax import softmax_image
 from slth_compile.graph import nodes as n
 from slth_compile.graph.evaluate import pool_counts
 from slth_compile.graph.graph import Graph
@@ -183,6 +186,11 @@ def _image(node: n.Node, operands: Sequence[Pair]) -> Pair:
         case n.Multiply():
             a, b = operands
             return Pair(*pointwise.product_image((a.x, b.x), (a.d, b.d)))
+        case n.MatrixProduct():
+            a, b = operands
+            return Pair(*matrix_product_image((a.x, b.x), (a.d, b.d)))
+        case n.LayerNorm():
+            return Pair(*layer_norm_image(node, x, d))
         case n.MaxPool():
             window = window_of(node)
             return _largest(operands[0], lambda v: e.slices(v, window, -np.inf))
@@ -190,7 +198,7 @@ def _image(node: n.Node, operands: Sequence[Pair]) -> Pair:
             axes = node.axes
             return _largest(operands[0], lambda v: e.elements(v, axes))
         case n.Softmax():
-            return Pair(*relaxations.softmax_image(x, d, node.axis))
+            return Pair(*softmax_image(x, d, node.axis))
         case n.LogSoftmax():
             return Pair(*relaxations.log_softmax_image(x, d, node.axis))
         case n.Add():

@@ -77,20 +77,6 @@ def maximum_image(
     return image, Interval(xp.maximum(lower, -_highest([-v for v in holds])), xp.minimum(upper, _highest(wins)))
 
 
-def softmax_image(x: Interval, d: Interval | None, axis: int) -> tuple[Interval, Interval | None]:
-    """`softmax(x)` in [0, 1], and its difference: `|d softmax_i| <= tanh(D / 2) <= min(1, D / 2)`.
-
-    Softmax does not see a shift along `axis`, so `D = max |d - t|` for the best `t`, which is half the spread of `d`.
-    """
-    xp = library(x.lower)
-    image = Interval(xp.zeros_like(x.lower), xp.ones_like(x.upper))
-    if d is None:
-        return image, None
-    spread = up(xp.max(d.upper, axis, keepdims=True) - xp.min(d.lower, axis, keepdims=True))
-    reach = xp.broadcast_to(xp.minimum(1.0, up(0.25 * spread)), x.lower.shape)
-    return image, Interval(-reach, reach)
-
-
 def log_softmax_image(x: Interval, d: Interval | None, axis: int) -> tuple[Interval, Interval | None]:
     """`x_i - log sum exp x`, and its difference: `d_i - [min_j d_j, max_j d_j]`.
 

@@ -57,8 +57,10 @@ def sensitivities(graph: Graph, x: np.ndarray) -> dict[int, tuple[float, float]]
 
 
 def multiplications(graph: Graph) -> int:
-    """Multiplications of one pass through the weighted layers, for one sample."""
-    return sum(math.prod(graph.shapes[i][:-1]) * graph.nodes[i].kernel.size for i in graph.layers)  # type: ignore[attr-defined]
+    """Multiplications of one pass through the layers and products of matrices, for one sample."""
+    weighted = sum(math.prod(graph.shapes[i][:-1]) * graph.nodes[i].kernel.size for i in graph.layers)  # type: ignore[attr-defined]
+    products = [i for i, node in enumerate(graph.nodes) if isinstance(node, n.MatrixProduct)]
+    return weighted + sum(math.prod(graph.shapes[i]) * graph.shapes[graph.nodes[i].inputs[0]][-1] for i in products)
 
 
 def window_sums(node: n.Node, z: np.ndarray) -> np.ndarray:
@@ -85,7 +87,10 @@ def _derivatives(graph: Graph, values: Values, row: int) -> dict[int, np.ndarray
         if 0 <= row < size:
             one = np.zeros(values[i].shape, np.float32)
             one.reshape(-1)[row] = 1
-            give(i, one)
+            # A softmax at an output alone moves no further than what it reads, up to a factor of all alike; its own
+            # derivative may be zero.
+            ends = isinstance(graph.nodes[i], n.Softmax | n.LogSoftmax) and graph.consumers[i] == graph.outputs.count(i)
+            give(graph.nodes[i].inputs[0] if ends else i, one)
         row -= size
     found = {}
     for i in range(len(values) - 1, 0, -1):
@@ -137,6 +142,16 @@ def _pulled(node: n.Node, operands: Sequence[np.ndarray], gradient: np.ndarray) 
             other = operands[1]
             spread = tuple(axis for axis, size in enumerate(other.shape) if size != x.shape[axis])
             return gradient * other, (gradient * x).sum(spread, keepdims=True)
+        case n.MatrixProduct():
+            a, b = operands
+            return gradient @ b.swapaxes(-1, -2), a.swapaxes(-1, -2) @ gradient
+        case n.LayerNorm():
+            return (_normed_transposed(node, x, gradient),)
+        case n.Softmax():
+            axis = node.axis + 1
+            share = np.exp(x - x.max(axis, keepdims=True))
+            share = share / share.sum(axis, keepdims=True)
+            return (share * (gradient - (share * gradient).sum(axis, keepdims=True)),)
         case n.Concatenate():
             ends = np.cumsum([v.shape[node.axis + 1] for v in operands])[:-1]
             return np.split(gradient, ends, node.axis + 1)
@@ -156,8 +171,16 @@ def _pulled(node: n.Node, operands: Sequence[np.ndarray], gradient: np.ndarray) 
         case n.Transpose():
             return (gradient.transpose(0, *(int(a) + 1 for a in np.argsort(node.permutation))),)
         case _:
-            # A softmax is at an output, and moves outputs no further than what it reads, up to a factor of all alike.
-            return (gradient,)
+            raise TypeError(f"no derivative for {type(node).__name__}")
+
+
+def _normed_transposed(node: n.LayerNorm, x: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+    """Of a layer norm, whose derivative `(1 - 1 1^T / n - y y^T / n) / s` is symmetric; the mean only if centred."""
+    spread = x - x.mean(-1, keepdims=True) if node.centred else x
+    scale = np.sqrt((spread * spread).mean(-1, keepdims=True) + np.float32(node.epsilon))
+    y = spread / scale
+    along = gradient - y * (y * gradient).mean(-1, keepdims=True)
+    return (along - gradient.mean(-1, keepdims=True) if node.centred else along) / scale
 
 
 def _linear_transposed(node: n.Weighted, gradient: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

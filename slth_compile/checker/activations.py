@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from slth_compile.checker.arithmetic import TINY, Interval, down, up
+from slth_compile.checker.arithmetic import Interval, down, up
 
 
 def leaky_relu(x: Interval, slope: float) -> Interval:
@@ -54,13 +54,6 @@ def largest_difference(low: np.ndarray, x_upper: np.ndarray, z: Interval, d: Int
     upper = np.minimum(upper, up(z.upper.max(axis=axis) - low.max(axis=axis)))
     lower = np.maximum(lower, down(z.lower.max(axis=axis) - x_upper.max(axis=axis)))
     return Interval(lower, upper)
-
-
-def softmax_difference(d: Interval, axis: int) -> Interval:
-    """Differences of a softmax: at most `tanh(D/2) <= D/2`, D half of the range of d, as it ignores common shifts."""
-    spread = up(d.upper.max(axis=axis, keepdims=True) - d.lower.min(axis=axis, keepdims=True))
-    bound = np.broadcast_to(np.minimum(1.0, spread * 0.25 + TINY), d.upper.shape)
-    return Interval(-bound, bound)
 
 
 def log_softmax_difference(d: Interval, axis: int) -> Interval:

@@ -135,8 +135,16 @@ def unweighted(node: Node, shapes: Sequence[tuple[int, ...]], lengths: Sequence[
     match node.op:
         case "add":
             return Lengths(*(up(a + b) for a, b in zip(*lengths, strict=True)))
-        case "multiply":
-            # |a db + zb da| <= |a| |db| + (|b| + |db|) |da|, as no element is longer than all of them together
+        case "layer_norm":
+            # Vectors of length one behind vectors of lengths l and l' are no further apart than those over sqrt(l l');
+            # no length is below sqrt(epsilon), none of the first over sqrt(features).
+            length = up(np.sqrt(np.array(float(math.prod(shape)))))
+            stretch = up(1.0 / (np.sqrt(np.array(fields["epsilon"])) * (1 - 2.0**-50)))
+            apart, d = (np.minimum(_times(stretch, v), 2 * length) for v in (one.apart, one.d))
+            return Lengths(np.full(one.x.shape, length), apart, d)
+        case "multiply" | "matrix_product":
+            # |a db + zb da| <= |a| |db| + (|b| + |db|) |da|, as no element is longer than all of them together,
+            # and no product of matrices longer than the product of their lengths
             a, b = lengths
             apart = up(_times(a.x, b.apart) + _times(b.x, a.apart))
             return Lengths(_times(a.x, b.x), apart, up(_times(a.x, b.d) + _times(up(b.x + b.d), a.d)))

@@ -16,6 +16,9 @@ from slth_compile.checker.shapes import output_shape
 from slth_compile.errors import VerificationError
 
 DTYPES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64"}
+LEAST_EPSILON = 2.0**-1022
+"""Of a layer norm."""
+
 _LARGE = 1 << 31
 
 
@@ -111,6 +114,8 @@ _OPERATIONS: dict[str, _Operation] = {
     "maximum": _Operation({"axes": _axes}),
     "add": _Operation(operands=2),
     "multiply": _Operation(operands=2),
+    "matrix_product": _Operation(operands=2),
+    "layer_norm": _Operation({"epsilon": real, "centred": flag}),
     "concatenate": _Operation({"axis": _axis}, operands=None),
     "slice": _Operation({"start": _axes, "limit": _sizes, "stride": _sizes}),
     "pad": _Operation({"padding": _pairs}),
@@ -153,8 +158,10 @@ def parse_graph(plain: Any, tensors: Mapping[str, Tensor]) -> tuple[Graph, str]:
     if not outputs or max(outputs) >= len(nodes):
         raise VerificationError("target", f"the outputs are {list(outputs)[:20]} of {len(nodes)} nodes")
     for node in nodes:
-        if any(nodes[i].op in ("softmax", "log_softmax") for i in node.inputs):
-            raise VerificationError("target", f"an operation '{node.op}' reads a softmax, expected it at outputs only")
+        if any(nodes[i].op == "log_softmax" for i in node.inputs):
+            raise VerificationError(
+                "target", f"an operation '{node.op}' reads a log-softmax, expected it at outputs only"
+            )
     return Graph(tuple(nodes), outputs), digest.hexdigest()
 
 
@@ -195,6 +202,8 @@ def _parse_node(
 def _check_fields(op: str, fields: Mapping[str, Any], what: str) -> None:
     if op == "leaky_relu" and not 0 <= fields["slope"] <= 1:
         raise VerificationError("target", f"{what} has the slope {fields['slope']}, expected 0 to 1")
+    if op == "layer_norm" and not fields["epsilon"] >= LEAST_EPSILON:
+        raise VerificationError("target", f"{what} has the epsilon {fields['epsilon']}, expected a positive number")
     if op == "clip" and (not fields or fields.get("low", -np.inf) > fields.get("high", np.inf)):
         raise VerificationError("target", f"{what} clips to {dict(fields)}, expected low <= high, or one of them")
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from slth_compile.checker import activations, kinked, pooling, smooth
+from slth_compile.checker import activations, kinked, layer_norm, matrix_product, pooling, smooth, softmax
 from slth_compile.checker.arithmetic import TINY, Interval, down, from_centre, gamma, to_centre, up
 from slth_compile.checker.graph import Node
 from slth_compile.errors import VerificationError
@@ -43,6 +43,13 @@ def unweighted(node: Node, operands: list[State]) -> State:
             return State(smooth.value(op, node.fields, x), change)
         case "multiply":
             return _multiply(*operands)
+        case "matrix_product":
+            (x, d), (x2, d2) = operands
+            return State(matrix_product.product(x, x2), matrix_product.product_change(x, x2, d, d2))
+        case "layer_norm":
+            norm = node.fields["epsilon"], node.fields["centred"]
+            change = None if d is None else layer_norm.layer_norm_change(x, d, *norm)
+            return State(layer_norm.layer_norm(x, *norm), change)
         case "max_pool":
             change = None if d is None else pooling.max_pool_difference(x, shifted(x, d), d, node.fields)
             return State(pooling.max_pool(x, node.fields), change)
@@ -50,10 +57,12 @@ def unweighted(node: Node, operands: list[State]) -> State:
             axes = _batched(node.fields["axes"])
             change = None if d is None else activations.largest_difference(x.lower, x.upper, shifted(x, d), d, axes)
             return State(Interval(x.lower.max(axis=axes), x.upper.max(axis=axes)), change)
-        case "softmax" | "log_softmax":
+        case "softmax":
             axis = node.fields["axis"] + 1
-            image = activations.softmax_difference if node.op == "softmax" else activations.log_softmax_difference
-            return State(x, None if d is None else image(d, axis))  # nothing reads x here
+            return State(softmax.softmax(x, axis), None if d is None else softmax.softmax_change(x, d, axis))
+        case "log_softmax":
+            change = None if d is None else activations.log_softmax_difference(d, node.fields["axis"] + 1)
+            return State(x, change)  # nothing reads x here
         case "add":
             (x, d), (x2, d2) = operands
             return State(shifted(x, x2), d2 if d is None else d if d2 is None else shifted(d, d2))

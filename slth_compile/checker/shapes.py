@@ -13,6 +13,9 @@ Shape = tuple[int, ...]
 MAX_ELEMENTS = 1 << 24
 """Most elements a sample may have at any node, padding included."""
 
+MAX_PRODUCTS = 1 << 36
+"""Most multiplications of a product of matrices, for one sample."""
+
 MAX_WINDOW = 1 << 16
 """Most elements of a pooling window."""
 
@@ -65,6 +68,14 @@ def _shape(op: str, fields: Mapping[str, Any], arrays: Mapping[str, Shape], inpu
         case "multiply":
             broadcast = len(inputs[0]) == len(inputs[1]) and all(b in (1, a) for a, b in zip(*inputs, strict=False))
             _require(broadcast, op, f"operands {inputs[0]} and {inputs[1]}")
+            return first
+        case "matrix_product":
+            a, b = inputs
+            fits = len(a) == len(b) >= 2 and a[:-2] == b[:-2] and a[-1] == b[-2]
+            _require(fits and math.prod(a) * b[-1] <= MAX_PRODUCTS, op, f"operands {a} and {b}")
+            return (*a[:-1], b[-1])
+        case "layer_norm":
+            _require(len(first) > 0, op, "a single number")
             return first
         case "prelu":
             _require(arrays["slopes"] in ((), first[-1:]), op, f"slopes {arrays['slopes']} on {first}")

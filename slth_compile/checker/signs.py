@@ -7,7 +7,7 @@ from slth_compile.checker.graph import Node
 
 _PRESERVING = set(
     "leaky_relu max_pool average_pool mean maximum slice pad dilate reshape transpose concatenate add".split()  # noqa: SIM905
-    + "multiply tanh hard_swish silu gelu".split()  # noqa: SIM905
+    + "multiply matrix_product tanh hard_swish silu gelu".split()  # noqa: SIM905
 )
 
 
@@ -36,4 +36,6 @@ def _is_nonnegative(node: Node, operands: bool, domain_is_nonnegative: bool) -> 
         return operands and bool((node.arrays["matrix"] >= 0).all())
     if node.op == "affine":
         return operands and all(bool((array >= 0).all()) for array in node.arrays.values())
+    if node.op == "layer_norm":
+        return operands and not node.fields["centred"]
     return node.op in _PRESERVING and operands

@@ -63,6 +63,8 @@ def net_of(folded: Folded, layers: Mapping[int, PairLayer], *, evaluation: bool 
     """
     rewritten = rewrite(folded, layers)
     graph = rewritten.graph
+    if any(graph.nodes[i].op == "softmax" for node in graph.nodes for i in node.inputs):
+        raise VerificationError("target", "no backward bound is known for a 'softmax' that another operation reads")
     widest = max(math.prod(node.shape) for node in graph.nodes)
     for node in graph.nodes:
         if "padding" in node.fields:  # what a window reads, before the padding is cut off

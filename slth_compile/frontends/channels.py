@@ -111,6 +111,12 @@ def add_affine(draft: Draft, node: Elementwise, entry: int) -> int:
         fields = affine_fields(node.operation, value.reshape(()))
         one = draft.add(n.Affine(inputs=(one,), name=node.name, trained=trained, **fields), leaves=leaves)
         return draft.add(n.Reshape(inputs=(one,), shape=()))
+    before = draft.entries[entry].node
+    if value.size == 1 and isinstance(before, n.Reshape) and _reads_layer(draft, before):
+        # one number for all: beside the layer, which takes it in
+        fields = affine_fields(node.operation, value.reshape(()))
+        one = draft.add(n.Affine(inputs=before.inputs, name=node.name, trained=trained, **fields), leaves=leaves)
+        return draft.add(n.Reshape(inputs=(one,), shape=shape))
     varying = [axis for axis, size in enumerate(value.shape) if size > 1]
     permutation = (*(axis for axis in range(len(shape)) if axis not in varying), *varying)
     if not varying:
@@ -127,6 +133,14 @@ def add_affine(draft: Draft, node: Elementwise, entry: int) -> int:
     merged = draft.add(n.Affine(inputs=(merged,), name=node.name, trained=trained, **fields), leaves=leaves)
     back = draft.add(n.Reshape(inputs=(merged,), shape=moved_shape))
     return draft.add(n.Transpose(inputs=(back,), permutation=tuple(int(i) for i in np.argsort(permutation))))
+
+
+def _reads_layer(draft: Draft, node: n.Node) -> bool:
+    """Whether a node reads a layer, or an affine map of one."""
+    source = draft.entries[node.inputs[0]].node
+    while isinstance(source, n.Affine):
+        source = draft.entries[source.inputs[0]].node
+    return isinstance(source, n.Convolution | n.Dense)
 
 
 def _collapsed(value: np.ndarray) -> np.ndarray:

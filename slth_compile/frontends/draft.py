@@ -52,6 +52,19 @@ class Pairwise(n.Node):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Repeated(n.Node):
+    """An activation repeated along new axes: its axis `i` is axis `axes[i]` of the result.
+
+    Attributes:
+        axes: Ascending.
+        reason: Why no node stands for it where no pattern makes it superfluous.
+    """
+
+    axes: tuple[int, ...]
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Select(n.Node):
     """`where(inputs[0], inputs[2], inputs[1])`."""
 

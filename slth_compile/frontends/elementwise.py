@@ -10,8 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from slth_compile.frontends.constants import Constant, from_array, is_zero, scalar
-from slth_compile.frontends.draft import BATCH, Activation, Draft, Elementwise, Pairwise, Select, Value
-from slth_compile.frontends.resampling import repeated
+from slth_compile.frontends.draft import (
+    BATCH,
+    UNIT,
+    Activation,
+    Draft,
+    Elementwise,
+    Pairwise,
+    Repeated,
+    Select,
+    Value,
+    layout_like,
+)
 from slth_compile.graph import nodes as n
 
 _FLIPPED = {"ge": "le", "gt": "lt", "le": "ge", "lt": "gt", "sub": "rsub"}
@@ -47,18 +57,18 @@ def arithmetic(draft: Draft, name: str, operands: Sequence[Value], shape: tuple[
         return _two_activations(draft, name, (first, second), shape)
     if isinstance(second, Constant):
         assert isinstance(first, Activation)
-        return _with_constant(draft, name, first, second, shape)
+        return with_constant(draft, name, first, second, shape)
     assert isinstance(first, Constant) and isinstance(second, Activation)
     if name == "div":
         return draft.unknown("div", operands, shape, "a constant divided by an activation")
-    return _with_constant(draft, _FLIPPED.get(name, name), second, first, shape)
+    return with_constant(draft, _FLIPPED.get(name, name), second, first, shape)
 
 
 def negative(draft: Draft, equation: Any, operands: Sequence[Value]) -> Value:
     """`-x`, as a product with -1."""
     (x,) = operands
     assert isinstance(x, Activation)
-    return _with_constant(draft, "mul", x, from_array(np.float32(-1)), draft.shape(x))
+    return with_constant(draft, "mul", x, from_array(np.float32(-1)), draft.shape(x))
 
 
 def sigmoid(draft: Draft, equation: Any, operands: Sequence[Value]) -> Value:
@@ -92,7 +102,7 @@ def clamp(draft: Draft, equation: Any, operands: Sequence[Value]) -> Value:
     shape = tuple(equation.outvars[0].aval.shape)
     if not (isinstance(x, Activation) and isinstance(low, Constant) and isinstance(high, Constant)):
         return draft.unknown("clamp", operands, shape, "a clip between activations")
-    return _with_constant(draft, "min", _with_constant(draft, "max", x, low, shape), high, shape)
+    return with_constant(draft, "min", with_constant(draft, "max", x, low, shape), high, shape)
 
 
 def identity(draft: Draft, equation: Any, operands: Sequence[Value]) -> list[Value]:
@@ -116,6 +126,10 @@ def select(draft: Draft, equation: Any, operands: Sequence[Value]) -> Value:
     predicate, *cases = operands
     if any(isinstance(x, Constant) and x.random for x in operands):
         return draft.unknown("select_n", operands, shape, RANDOM)
+    if isinstance(predicate, Constant) and not predicate.leaves and (chosen := scalar(predicate)) is not None:
+        case = cases[int(chosen)]
+        if isinstance(case, Activation) and draft.shape(case) == shape:
+            return case
     if not isinstance(predicate, Activation) or len(cases) != 2:
         return draft.unknown("select_n", operands, shape, "a choice between activations by a constant mask")
     anchor = next((case for case in cases if isinstance(case, Activation)), predicate)
@@ -124,7 +138,7 @@ def select(draft: Draft, equation: Any, operands: Sequence[Value]) -> Value:
         if isinstance(case, Constant):
             if not is_zero(case):
                 return draft.unknown("select_n", operands, shape)
-            case = _with_constant(draft, "mul", anchor, from_array(np.float32(0)), shape)
+            case = with_constant(draft, "mul", anchor, from_array(np.float32(0)), shape)
         found.append(case)
     if any(draft.shape(x) != shape or x.layout != found[0].layout for x in (predicate, *found)):
         return draft.unknown("select_n", operands, shape)
@@ -132,15 +146,24 @@ def select(draft: Draft, equation: Any, operands: Sequence[Value]) -> Value:
     return Activation(draft.add(node), found[0].layout)
 
 
-def _with_constant(draft: Draft, name: str, x: Activation, constant: Constant, shape: tuple[int, ...]) -> Activation:
+def with_constant(draft: Draft, name: str, x: Activation, constant: Constant, shape: tuple[int, ...]) -> Activation:
+    """`x operation constant`.
+
+    Args:
+        draft: Where it goes.
+        name: The operation; `rsub` is `constant - x`.
+        x: The activation.
+        constant: The constant, its axes those of the traced array.
+        shape: Of the result, as traced.
+    """
     if constant.random:
         return draft.unknown(name, (x, constant), shape, RANDOM)
-    if draft.shape(x) != shape and _grows(draft, x, shape):
-        x = repeated(draft, x, shape)
     if draft.shape(x) != shape:
-        return draft.unknown(
-            name, (x, constant), shape, f"an activation of shape {draft.shape(x)} broadcast to {shape}"
-        )
+        reason = f"an activation of shape {draft.shape(x)} broadcast to {shape}"
+        repeated = _repeated(draft, x, shape, reason)
+        if repeated is None:
+            return draft.unknown(name, (x, constant), shape, reason)
+        x = repeated
     if constant.shape and BATCH in x.layout and not _same_for_all_samples(constant, x.layout.index(BATCH)):
         return draft.unknown(name, (x, constant), shape, "a constant that differs from sample to sample")
     if name in ("max", "min"):
@@ -148,17 +171,10 @@ def _with_constant(draft: Draft, name: str, x: Activation, constant: Constant, s
     if name in ("ge", "gt", "le", "lt") and not is_zero(constant):
         return draft.unknown(name, (x, constant), shape, "a comparison with a constant other than 0")
     neutral = {"add": 0.0, "sub": 0.0, "mul": 1.0, "div": 1.0}
-    if name in neutral and not constant.leaves and constant.size == 1 and scalar(constant) == neutral[name]:
+    if name in neutral and not constant.leaves and scalar(constant) == neutral[name]:
         return x
     node = Elementwise(inputs=(x.entry,), operation=name, constant=constant, layout=x.layout)
     return Activation(draft.add(node, draft.entries[x.entry].shape, constant.leaves), x.layout)
-
-
-def _grows(draft: Draft, x: Activation, shape: tuple[int, ...]) -> bool:
-    """Whether only axes of the sample are to be repeated."""
-    sizes = draft.shape(x)
-    grown = [axis for axis, size in enumerate(shape) if len(sizes) == len(shape) and sizes[axis] != size]
-    return bool(grown) and BATCH in x.layout and all(x.layout[axis] != BATCH for axis in grown)
 
 
 def _clipped(draft: Draft, name: str, x: Activation, constant: Constant, shape: tuple[int, ...]) -> Activation:
@@ -188,13 +204,15 @@ def _two_activations(
     draft: Draft, name: str, pair: tuple[Activation, Activation], shape: tuple[int, ...]
 ) -> Activation:
     x, y = pair
+    if name == "mul" and (apart := _without_factor(draft, pair, shape)) is not None:
+        return apart
     if draft.shape(x) == draft.shape(y) == shape:
         if x.layout != y.layout:
             x, y = (x, _relaid(draft, y, x)) if _same_places(x, y) else (draft.canonical(x), draft.canonical(y))
         if x.layout != y.layout:
             return draft.unknown(name, pair, shape, "two activations of which one has lost its batch axis")
         if name == "sub":
-            y, name = _with_constant(draft, "mul", y, from_array(np.float32(-1)), shape), "add"
+            y, name = with_constant(draft, "mul", y, from_array(np.float32(-1)), shape), "add"
         if name == "add":
             return Activation(draft.add(n.Add(inputs=(x.entry, y.entry))), x.layout)
         node = Pairwise(inputs=(x.entry, y.entry), operation=name, axes=tuple(range(len(draft.entries[x.entry].shape))))
@@ -212,6 +230,36 @@ def _two_activations(
         return draft.unknown(name, pair, shape, "two activations of which one has lost its batch axis")
     node = Pairwise(inputs=(x.entry, y.entry), operation=name, axes=tuple(axes[i] for i in range(len(axes))))
     return Activation(draft.add(node, draft.entries[x.entry].shape), x.layout)
+
+
+def _repeated(draft: Draft, x: Activation, shape: tuple[int, ...], reason: str) -> Activation | None:
+    """The activation along the axes of another shape, those of size one repeated; None where it has other ones."""
+    sizes = draft.shape(x)
+    if len(sizes) != len(shape) or any(a not in (1, b) for a, b in zip(sizes, shape, strict=True)):
+        return None
+    x = draft.squeezed(x)
+    layout = layout_like(x.layout)
+    axes = [(place, own) for place, own in zip(layout, x.layout, strict=True) if own >= 0]
+    if [own for _, own in axes] != list(range(len(axes))):
+        return None
+    whole = tuple(size for size, place in zip(shape, layout, strict=True) if place != BATCH)
+    node = Repeated(inputs=(x.entry,), axes=tuple(place for place, _ in axes), reason=reason)
+    return Activation(draft.add(node, whole), layout)
+
+
+def _without_factor(draft: Draft, pair: tuple[Activation, Activation], shape: tuple[int, ...]) -> Activation | None:
+    """`x * (r * constant)` as `(x * r) * constant`, where r is repeated: a normalisation, its scale apart."""
+    for x, y in (pair, pair[::-1]):
+        node = draft.entries[y.entry].node
+        if not (isinstance(node, Elementwise) and node.operation == "mul" and node.layout == y.layout):
+            continue
+        inner = draft.entries[node.inputs[0]].node
+        if isinstance(inner, Repeated) and draft.shape(x) == draft.shape(y) == shape:
+            places = (p if p < 0 else inner.axes.index(p) if p in inner.axes else UNIT for p in y.layout)
+            short = Activation(inner.inputs[0], tuple(places))
+            product = _two_activations(draft, "mul", (x, short), shape)
+            return with_constant(draft, "mul", product, node.constant, shape)
+    return None
 
 
 def _same_places(x: Activation, y: Activation) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from slth_compile.frontends import activations, normalisation, patterns
+from slth_compile.frontends import activations, layer_norm, normalisation, patterns
 from slth_compile.frontends.channels import add_affine
 from slth_compile.frontends.draft import (
     Activation,
@@ -16,11 +16,13 @@ from slth_compile.frontends.draft import (
     Elementwise,
     Entry,
     Pairwise,
+    Repeated,
     Select,
     Sum,
     Unknown,
     WindowSum,
 )
+from slth_compile.frontends.layer_norm import Normalised, add_normalised
 from slth_compile.frontends.resampling import repeated
 from slth_compile.graph import nodes as n
 
@@ -34,6 +36,7 @@ _MATCHERS = (
     patterns.average_pool,
     patterns.softmax,
     patterns.log_softmax,
+    layer_norm.layer_norm,
     normalisation.batch_norm,
     normalisation.bias,
     normalisation.scale_and_shift,
@@ -113,6 +116,12 @@ def _add(target: Draft, entry: Entry, match: patterns.Match | None, place: dict[
             node = Unknown(inputs=inputs, operation=node.operation, reason=reason)
         case Unknown() if node.operation == "abs" and not node.reason:
             return target.add(n.Prelu(inputs=inputs, slopes=np.asarray(-1, np.float32)))
+        case Normalised():
+            return add_normalised(target, node, inputs[0])
+        case Repeated():
+            thin = tuple(size if axis in node.axes else 1 for axis, size in enumerate(entry.shape))
+            shaped = target.add(n.Reshape(inputs=inputs, shape=thin))
+            return repeated(target, Activation(shaped, tuple(range(len(thin)))), entry.shape).entry
         case Select():
             node = Unknown(inputs=inputs, operation="select_n", reason="a choice that depends on the input")
     shape = entry.shape if isinstance(node, Unknown | n.Input) else None

@@ -6,9 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from slth_compile.frontends import resampling
-from slth_compile.frontends.constants import Constant, is_zero
+from slth_compile.frontends.constants import Constant, from_array, is_zero
 from slth_compile.frontends.draft import BATCH, UNIT, Activation, Draft, Layout, Value
+from slth_compile.frontends.elementwise import RANDOM, with_constant
 from slth_compile.frontends.reductions import TRAIN_MODE
 from slth_compile.graph import nodes as n
 
@@ -149,18 +152,18 @@ def stretched(
 
 
 def concatenate(draft: Draft, equation: Any, operands: Sequence[Value]) -> Activation:
-    """Activations side by side; constant zeros at the ends become padding."""
+    """Activations side by side; constants at the ends become padding, and are added to it."""
     return joined(draft, operands, equation.params["dimension"], tuple(equation.outvars[0].aval.shape))
 
 
 def joined(draft: Draft, operands: Sequence[Value], axis: int, shape: tuple[int, ...]) -> Activation:
     """The operands, at least one of them an activation, side by side along `axis`; `shape` is the result's."""
     operands = [x for x in operands if _shape_of(draft, x)[axis] > 0]
-    if any(isinstance(x, Constant) and (x.random or not is_zero(x)) for x in operands):
-        return draft.unknown("concatenate", operands, shape, "a concatenation with a constant that is not zero")
+    if any(isinstance(x, Constant) and x.random for x in operands):
+        return draft.unknown("concatenate", operands, shape, RANDOM)
     inner = [i for i, x in enumerate(operands) if isinstance(x, Activation)]
     if any(isinstance(x, Constant) for x in operands[inner[0] : inner[-1]]):
-        return draft.unknown("concatenate", operands, shape, "zeros between activations")
+        return draft.unknown("concatenate", operands, shape, "a constant between activations")
     parts = [_activation(x) for x in operands[inner[0] : inner[-1] + 1]]
     first = parts[0]
     if first.layout[axis] == UNIT or any(part.layout != first.layout for part in parts):
@@ -178,7 +181,15 @@ def joined(draft: Draft, operands: Sequence[Value], axis: int, shape: tuple[int,
         sum(x.shape[axis] for x in operands[: inner[0]] if isinstance(x, Constant)),
         sum(x.shape[axis] for x in operands[inner[-1] + 1 :] if isinstance(x, Constant)),
     )
-    return padded(draft, found, [ends if i == axis else (0, 0) for i in range(len(shape))])
+    around = padded(draft, found, [ends if i == axis else (0, 0) for i in range(len(shape))])
+    constants = [x for x in operands if isinstance(x, Constant)]
+    if all(is_zero(x) for x in constants):
+        return around
+    # a constant beside an activation, as a class token, is added to zeros
+    dtype = constants[0].value.dtype
+    beside = [x.value if isinstance(x, Constant) else np.zeros(draft.shape(x), dtype) for x in operands]
+    leaves = frozenset().union(*(x.leaves for x in constants))
+    return with_constant(draft, "add", around, from_array(np.concatenate(beside, axis), leaves=leaves), shape)
 
 
 def stack(draft: Draft, equation: Any, operands: Sequence[Value]) -> Activation:

@@ -11,6 +11,7 @@ import numpy as np
 from slth_compile.frontends import resampling
 from slth_compile.frontends.constants import Constant
 from slth_compile.frontends.draft import BATCH, UNIT, Activation, Draft, Layout, Value
+from slth_compile.frontends.matrix_product import matrix_product
 from slth_compile.frontends.shaping import stretched
 from slth_compile.graph import nodes as n
 
@@ -59,7 +60,11 @@ def convolution(draft: Draft, equation: Any, operands: Sequence[Value]) -> Activ
 
 
 def product(draft: Draft, equation: Any, operands: Sequence[Value]) -> Activation:
-    """`dot_general` of an activation with a parameter, contracted on any axes; with another constant, a resampling."""
+    """`dot_general` of an activation with a parameter, contracted on any axes, with another constant (a resampling), or
+    with another activation.
+    """
+    if all(isinstance(operand, Activation) for operand in operands):
+        return matrix_product(draft, equation, [x for x in operands if isinstance(x, Activation)])
     params, shape = equation.params, tuple(equation.outvars[0].aval.shape)
     contracted, batched = params["dimension_numbers"]
     position = next(i for i, operand in enumerate(operands) if isinstance(operand, Activation))

@@ -20,8 +20,8 @@ def check(graph: Graph) -> Graph:
     """The same graph, found valid.
 
     Raises:
-        UnsupportedModelError: Shapes that do not fit, no weighted layer, a softmax that is not an output, a leaky relu
-            outside [0, 1], a clip from a larger to a smaller number, nodes nothing reads: all of them in one message.
+        UnsupportedModelError: Shapes that do not fit, no weighted layer, a log-softmax that is not an output, a leaky
+            relu outside [0, 1], a clip from a larger to a smaller number, nodes nothing reads: all in one message.
         InputError: A parameter that holds NaN or infinity, or a batch norm whose variance + epsilon is not positive.
     """
     problems = _structure(graph)
@@ -54,6 +54,8 @@ def nonnegative_nodes(graph: Graph, input_nonnegative: bool) -> tuple[bool, ...]
                 flags.append(keeps or (node.low is not None and node.low >= 0))
             case n.Prelu():
                 flags.append(inputs or bool(np.all(node.slopes <= 0)))
+            case n.LayerNorm():
+                flags.append(inputs and not node.centred)
             case n.Convolution() | n.Dense() | n.BatchNorm() | n.LogSoftmax():
                 flags.append(False)
             case n.Affine():
@@ -81,7 +83,7 @@ def _structure(graph: Graph) -> list[str]:
         problems.append("no weighted layer: nothing to compile")
     for i, node in enumerate(graph.nodes):
         if isinstance(node, n.Softmax | n.LogSoftmax):
-            if graph.consumers[i] != graph.outputs.count(i):
+            if isinstance(node, n.LogSoftmax) and graph.consumers[i] != graph.outputs.count(i):
                 problems.append(f"'{node.name}' ({type(node).__name__}): supported at an output only")
             if not 0 <= node.axis < len(shapes[i]):
                 problems.append(f"'{node.name}' ({type(node).__name__}): axis {node.axis} of shape {shapes[i]}")
@@ -113,6 +115,8 @@ def _constants(node: n.Node) -> list[str]:
         size = np.abs(np.asarray(node.matrix, np.float64))
         if np.any((size > 0) & (size < SMALLEST_CONSTANT)):
             return [f"'{node.name}' (resample): a matrix with entries below 2^-1022; expected zeros in their place"]
+    if isinstance(node, n.LayerNorm) and not (node.epsilon > 0 and plain(node.epsilon)):
+        return [f"'{node.name}' (layer norm): epsilon {node.epsilon}; expected a positive finite number"]
     return []
 
 

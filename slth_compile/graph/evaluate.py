@@ -139,6 +139,11 @@ def apply_node(node: n.Node, operands: Sequence[jax.Array]) -> jax.Array:
             return operands[0] + operands[1]
         case n.Multiply():
             return operands[0] * operands[1]
+        case n.MatrixProduct():
+            return jnp.matmul(*operands, precision=lax.Precision.HIGHEST)
+        case n.LayerNorm():
+            x = x - jnp.mean(x, -1, keepdims=True) if node.centred else x
+            return x / jnp.sqrt(jnp.mean(x * x, -1, keepdims=True) + jnp.asarray(node.epsilon, x.dtype))
         case n.Concatenate():
             return jnp.concatenate(operands, node.axis + 1)
         case n.Slice():

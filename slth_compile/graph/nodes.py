@@ -218,6 +218,24 @@ class Multiply(Node):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class MatrixProduct(Node):
+    """`x @ y`: `(..., I, K)` and `(..., K, J)` with equal leading axes -> `(..., I, J)`."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class LayerNorm(Node):
+    """`(x - mean) / sqrt(mean of (x - mean)^2 + epsilon)`, both means over the last axis; no scale, no shift.
+
+    Attributes:
+        epsilon: Positive.
+        centred: False leaves the mean of x out in both places (RMS norm).
+    """
+
+    epsilon: float
+    centred: bool = True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Concatenate(Node):
     """Concatenation of one or more nodes along `axis` (non-negative)."""
 
@@ -277,7 +295,7 @@ class Transpose(Node):
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Softmax(Node):
-    """`exp(x) / sum(exp(x))` along `axis` (non-negative); at an output only."""
+    """`exp(x) / sum(exp(x))` along `axis` (non-negative)."""
 
     axis: int
 
@@ -315,6 +333,8 @@ NODE_TYPES: dict[str, type[Node]] = {
     "maximum": Maximum,
     "add": Add,
     "multiply": Multiply,
+    "matrix_product": MatrixProduct,
+    "layer_norm": LayerNorm,
     "concatenate": Concatenate,
     "slice": Slice,
     "pad": Pad,

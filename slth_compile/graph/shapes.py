@@ -46,6 +46,14 @@ def infer_shape(node: n.Node, inputs: Sequence[Shape]) -> Shape:
             fits = fits and all(b in (1, a) for a, b in zip(*inputs, strict=True))
             _expect(fits, node, inputs, "two shapes of one rank, axes of the second equal or of size 1")
             return inputs[0]
+        case n.MatrixProduct():
+            fits = len(inputs) == 2 and len(inputs[0]) == len(inputs[1]) >= 2
+            fits = fits and inputs[0][:-2] == inputs[1][:-2] and inputs[0][-1] == inputs[1][-2]
+            _expect(fits, node, inputs, "(..., I, K) and (..., K, J) with equal leading axes")
+            return (*inputs[0][:-1], inputs[1][-1])
+        case n.LayerNorm():
+            _expect(bool(inputs[0]), node, inputs, "an axis to normalise")
+            return inputs[0]
         case n.Prelu():
             _expect(node.slopes.shape in ((), inputs[0][-1:]), node, inputs, "one slope, or one a channel")
             return inputs[0]

@@ -19,7 +19,7 @@ from slth_compile.certificate.backward.networks import Networks, networks_of
 from slth_compile.certificate.backward.passes import Start, upper_bounds
 from slth_compile.certificate.backward.rewrite import Larger, Take
 from slth_compile.certificate.backward.steps import flushed_at, step_back
-from slth_compile.certificate.backward.walk import ACTIVATIONS, Walk, walk_from
+from slth_compile.certificate.backward.walk import ACTIVATIONS, STOPS, Walk, walk_from
 from slth_compile.certificate.difference import Difference, LayerErrors
 from slth_compile.certificate.propagate import Pair
 from slth_compile.certificate.rounding import down, up, without_subnormals
@@ -91,15 +91,13 @@ def _enter(walk: Walk, k: int) -> None:
     elif isinstance(node, ACTIVATIONS) and not _is_exact(walk, node.inputs[0]):
         everything = not isinstance(node, n.Relu | n.LeakyRelu)
         _tighten(walk, node.inputs[0], everything)
-    elif isinstance(node, n.Softmax | n.LogSoftmax):
+    elif isinstance(node, n.Softmax | n.LogSoftmax | n.LayerNorm):
         _tighten(walk, node.inputs[0], True)
     walk.pairs.append(image(walk, k))
     if isinstance(node, _PLAIN) and node.inputs[0] in walk.plain:
         walk.plain.add(k)
-    if isinstance(node, n.Softmax | n.LogSoftmax):
-        return
     walk.back[k], walk.flushed[k] = step_back(walk, k), flushed_at(walk, k)
-    if k in net.outputs:
+    if k in net.outputs and not isinstance(node, STOPS):
         _tighten(walk, k, True)
 
 

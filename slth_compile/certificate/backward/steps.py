@@ -24,7 +24,7 @@ from slth_compile.certificate.backward.lines import (
 )
 from slth_compile.certificate.backward.noise import Magnitudes, Noise, magnitudes
 from slth_compile.certificate.backward.rewrite import Larger, Take
-from slth_compile.certificate.backward.walk import ACTIVATIONS, Back, Walk
+from slth_compile.certificate.backward.walk import ACTIVATIONS, STOPS, Back, Walk
 from slth_compile.certificate.propagate import Pair
 from slth_compile.certificate.rounding import gamma, up
 from slth_compile.graph import nodes as n
@@ -46,14 +46,14 @@ def step_back(walk: Walk, k: int) -> Back:
             return _add(walk, k, node)
         case n.Concatenate():
             return _concatenate(walk, k, node)
-        case n.Multiply():
-            return _stop(walk.pairs[k])
         case Take():
             return _take(walk, k, node)
         case n.Resample():
             return _resample(walk, k, node)
         case _ if isinstance(node, ACTIVATIONS):
             return _activation(node, operands[0])
+        case _ if isinstance(node, STOPS):
+            return _stop(walk.pairs[k])
         case _:
             return _linear(walk, k, node)
 

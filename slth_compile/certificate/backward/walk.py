@@ -30,6 +30,9 @@ ACTIVATIONS = (
     n.Gelu,
 )
 
+STOPS = (n.Multiply, n.MatrixProduct, n.LayerNorm, n.Softmax, n.LogSoftmax)
+"""Nodes that no form passes: their enclosures take its place."""
+
 
 @dataclasses.dataclass(eq=False)
 class Walk:

@@ -1,0 +1,44 @@
+"""`dot_general` of two activations, as in attention: a product of matrices, sample by sample."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from slth_compile.frontends.draft import BATCH, UNIT, Activation, Draft
+from slth_compile.graph import nodes as n
+
+
+def matrix_product(draft: Draft, equation: Any, operands: Sequence[Activation]) -> Activation:
+    """Every `dot_general` whose batch axis, where there is one, pairs with the other's.
+
+    Args:
+        draft: Where it goes.
+        equation: The equation.
+        operands: Both operands.
+    """
+    x, y = operands
+    (summed, other_summed), (batched, other_batched) = equation.params["dimension_numbers"]
+    places = [(x.layout[a], y.layout[b]) for a, b in zip(batched, other_batched, strict=True)]
+    paired = all((a == BATCH) == (b == BATCH) for a, b in places)
+    if not paired or any((BATCH in v.layout) != ((BATCH, BATCH) in places) for v in operands):
+        shape = tuple(equation.outvars[0].aval.shape)
+        return draft.unknown("dot_general", operands, shape, "a product of two activations of different samples")
+    shared = [axis for axis in batched if x.layout[axis] != BATCH]
+    rows = [axis for axis in range(len(x.layout)) if axis not in (*batched, *summed)]
+    columns = [axis for axis in range(len(y.layout)) if axis not in (*other_batched, *other_summed)]
+    shape, other_shape = draft.shape(x), draft.shape(y)
+    front, sides = [shape[a] for a in shared], ([shape[a] for a in rows], [other_shape[a] for a in columns])
+    terms = math.prod(shape[a] for a in summed)
+    left = draft.arrange(x, [*shared, *rows, *summed])
+    left = draft.add(n.Reshape(inputs=(left,), shape=(*front, math.prod(sides[0]), terms)))
+    other_shared = [axis for axis in other_batched if y.layout[axis] != BATCH]
+    right = draft.arrange(y, [*other_shared, *other_summed, *columns])
+    right = draft.add(n.Reshape(inputs=(right,), shape=(*front, terms, math.prod(sides[1]))))
+    product = draft.add(n.MatrixProduct(inputs=(left, right)))
+    sizes = [*(BATCH if x.layout[axis] == BATCH else shape[axis] for axis in batched), *sides[0], *sides[1]]
+    # axes of size one need no place
+    kept = [size for size in sizes if size not in (1, BATCH)]
+    entry, numbers = draft.add(n.Reshape(inputs=(product,), shape=tuple(kept))), iter(range(len(kept)))
+    return Activation(entry, tuple({1: UNIT, BATCH: BATCH}.get(size) or next(numbers) for size in sizes))
