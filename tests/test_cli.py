@@ -154,9 +154,14 @@ def test_inspect_a_model(shared, cli):
     assert (done.code, done.err) == (0, "")
     for word in ("convolution", "relu", "dense", "conv", "last"):
         assert word in done.out
-    graph = json.loads(cli("inspect", shared.checkpoint, *OPTIONS, "--json").out)
+    found = json.loads(cli("inspect", shared.checkpoint, *OPTIONS, "--json").out)
     manifest = json.loads((shared.ticket / "manifest.json").read_bytes())
-    assert graph == manifest["graph"]
+    assert found["graph"] == manifest["graph"]
+    assert found["totals"] == {"layers": 2, "weights": 24, "parameters": 28, "bytes": 112}
+    rows = {row["name"]: row for row in found["nodes"]}
+    assert (rows["conv"]["sign"], rows["last"]["sign"]) == ("one-signed for inputs >= 0", "one-signed")
+    assert (rows["conv"]["receptive_field"], rows["last"]["receptive_field"]) == ([2, 2], None)
+    assert (found["layout"], found["inferred"], found["refused"]) == ("flax", [], [])
 
 
 def test_report(shared, cli, tmp_path, monkeypatch):
