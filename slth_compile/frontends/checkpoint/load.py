@@ -112,7 +112,6 @@ def _from_torch(slots: Slots, arrays: Arrays, path: Any, shape: tuple[int, ...])
     pairing = pair(torch_forms(slots, first_use), arrays, path)
     reordered = orders(entries, path)
     model = slots.fill(converted(slots, pairing, reordered))
-    by_order = [
-        f"'{mine}' is '{pairing.sources[mine].replace('/', '.')}', by shape or order" for mine in pairing.by_order
-    ]
+    theirs = {mine: pairing.sources[mine].replace("/", ".") for mine in pairing.by_order}
+    by_order = [f"'{mine}' takes '{name}', by shape and order" for mine, name in theirs.items()]
     return Restored(model, TORCH, (*by_order, *reordered.notes))

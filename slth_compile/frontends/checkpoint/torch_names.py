@@ -144,7 +144,7 @@ def _paired(forms: Mapping[str, Form], modules: Modules, path: Any) -> Pairing:
         if not told and not (same_lists and _ordered(theirs, others) and order == sorted(order)):
             raise InputError(
                 f"checkpoint '{path}' has PyTorch names that cannot be told apart by shape or order:\n"
-                f"  checkpoint: {_listed(others)}\n  model: {_listed(mine)}\n"
+                f"  checkpoint: {_listed(_with(theirs, f))}\n  model: {_listed(_with(forms, f))}\n"
                 f"  name the model's modules as the checkpoint does, '{others[0].replace('/', '_')}' for "
                 f"'{others[0].replace('/', '.')}'"
             )
