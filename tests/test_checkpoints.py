@@ -14,7 +14,7 @@ from flax import nnx
 from safetensors.flax import save_file
 
 from slth_compile.errors import InputError
-from slth_compile.frontends.checkpoint import load_model
+from slth_compile.frontends.checkpoint import load_model, read_checkpoint
 from slth_compile.frontends.flax import import_model
 
 ocp = pytest.importorskip("orbax.checkpoint")
@@ -282,3 +282,32 @@ def test_model_kwargs_and_input_shape(models, tmp_path):
     with pytest.raises(InputError, match="cannot be initialised on inputs of shape"):
         load_model("m.safetensors", "mymodels:linen", {}, (4,))
     assert str(tmp_path) not in sys.path
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "msgpack", "npz"])
+def test_damaged_files_are_one_error(kind, tmp_path):
+    """A hundred mutations of a file: it is read, or refused in one sentence, and nothing else happens."""
+    arrays = {"params/a/kernel": np.ones((2, 3), np.float32), "params/a/bias": np.zeros(3, np.float32)}
+    path = tmp_path / f"m.{kind}"
+    match kind:
+        case "safetensors":
+            save_file(arrays, path)
+        case "msgpack":
+            path.write_bytes(flax.serialization.msgpack_serialize({"params": {"a": arrays}}))
+        case "npz":
+            np.savez(path, **arrays)
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(100):
+        damaged = bytearray(whole[: rng.integers(len(whole))] if rng.random() < 0.2 else whole)
+        for place in rng.integers(max(1, len(damaged)), size=rng.integers(1, 8)):
+            if damaged:
+                damaged[place] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            read_checkpoint(path)
+        except InputError as error:
+            assert "\n" not in str(error)
+            refused += 1
+    assert refused > 20

@@ -330,3 +330,20 @@ def test_with_torch(factory, tmp_path):
     for name in ("module.pt", "pickle.pt"):
         with pytest.raises(InputError, match="cannot be read"):
             read_checkpoint(tmp_path / name)
+
+
+def test_modules_with_two_arrays_of_one_name(factory, tmp_path):
+    """A kernel with a scale beside it has no counterpart in PyTorch: its arrays keep their names, and misfits show."""
+
+    class Scaled(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            kernel = self.param("kernel", nn.initializers.ones, (2, 3))
+            return x @ (kernel * self.param("scale", nn.initializers.ones, (3,)))
+
+    path = save(tmp_path / "m.npz", {"weight": np.zeros((3, 2), np.float32)})
+    with pytest.raises(InputError, match="does not fit the model"):
+        restore_model(path, factory(Scaled()), input_shape=(2,))
+    path = save(tmp_path / "deep.npz", {"/".join("a" * 3000): np.zeros(1)})
+    with pytest.raises(InputError):
+        restore_model(path, factory(Scaled()), input_shape=(2,))

@@ -177,8 +177,9 @@ def _parameters(rows: Sequence[Row]) -> int:
 def _seen(row: Row, size: tuple[int, ...]) -> str:
     if not row.weighted:
         return ""
-    covered = row.sees is None or all(seen >= own for seen, own in zip(row.sees, size, strict=False))
-    return "all" if row.sees is None or covered else _by(row.sees)
+    if row.sees is None:
+        return "all" if len(row.shape) == 1 else ""
+    return "all" if all(seen >= own for seen, own in zip(row.sees, size, strict=True)) else _by(row.sees)
 
 
 def _by(sizes: Sequence[int]) -> str:

@@ -34,7 +34,8 @@ def read_safetensors(path: pathlib.Path) -> Any:
 
 def read_npz(path: pathlib.Path) -> Any:
     """The arrays of `np.savez` by name; a dot separates as a slash does. Object arrays are refused, not unpickled."""
-    with np.load(path, allow_pickle=False) as found:
+    # opened here: NumPy leaves a damaged file open
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
         return slashed(path, {name: found[name] for name in found.files})
 
 

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from slth_compile.errors import InputError
-from slth_compile.frontends.draft import Entry
+from slth_compile.frontends.draft import Entry, Unknown
 from slth_compile.graph import nodes as n
 
 
@@ -87,7 +87,7 @@ def orders(entries: Sequence[Entry], path: object) -> Orders:
             same = entry.shape == entries[node.inputs[0]].shape and all(_equal(own, order) for order in read)
             own = own if same else _UNCLEAR
             if own is not None and entry.leaves and _is_vector(node):
-                _refuse_unclear(own, node.name, path)
+                _refuse_unclear(own, node.name or min(entry.leaves), path)
                 _set(outputs, list(entry.leaves), own, path)
         carried.append(own)
     return Orders(inputs, outputs, tuple(notes))
@@ -101,9 +101,7 @@ def _images(entries: Sequence[Entry]) -> list[tuple[int, ...] | None]:
     read_as_image = [False] * len(entries)
     for i in reversed(range(len(entries))):
         node = entries[i].node
-        if isinstance(node, n.Convolution) or (
-            read_as_image[i] and not isinstance(node, n.Dense | n.Reshape | n.Transpose)
-        ):
+        if _convolves(node) or (read_as_image[i] and not isinstance(node, n.Dense | n.Reshape | n.Transpose)):
             for j in node.inputs:
                 read_as_image[j] = True
     found: list[tuple[int, ...] | None] = []
@@ -113,7 +111,7 @@ def _images(entries: Sequence[Entry]) -> list[tuple[int, ...] | None]:
         plain = tuple(range(rank))
         if isinstance(node, n.Input):
             found.append(plain if rank > 2 else None)
-        elif isinstance(node, n.Convolution):
+        elif _convolves(node):
             found.append(plain if rank > 1 else None)
         elif isinstance(node, n.Transpose):
             found.append(None if before is None else tuple(before[axis] for axis in node.permutation))
@@ -125,6 +123,11 @@ def _images(entries: Sequence[Entry]) -> list[tuple[int, ...] | None]:
             same_rank = before is not None and len(before) == rank
             found.append(before if same_rank else plain if before is not None and rank > 1 else None)
     return found
+
+
+def _convolves(node: n.Node) -> bool:
+    """Whether it is a convolution, of a kind that has a node or not."""
+    return isinstance(node, n.Convolution) or (isinstance(node, Unknown) and node.operation == "conv_general_dilated")
 
 
 def _without_ones(shape: Sequence[int]) -> list[int]:

@@ -41,7 +41,7 @@ def read_checkpoint(path: str | pathlib.Path) -> Arrays:
     if reader is None:
         raise InputError(f"checkpoint '{path}': unknown kind '{path.suffix}'; expected {KINDS}")
     try:
-        tree = reader(path)
+        leaves = named_leaves(reader(path))
     except InputError:
         raise
     except Exception as error:
@@ -49,7 +49,7 @@ def read_checkpoint(path: str | pathlib.Path) -> Arrays:
         reason = f"{type(error).__name__}: {text[0] if text else 'no message'}"
         raise InputError(f"checkpoint '{path}' cannot be read ({reason}); it is damaged or of another kind") from error
     arrays: Arrays = {}
-    for name, leaf in named_leaves(tree):
+    for name, leaf in leaves:
         if name in arrays:
             raise InputError(f"checkpoint '{path}': two tensors have the name '{name}' once '.' and '/' are the same")
         arrays[name] = leaf

@@ -13,7 +13,7 @@ The first layer behind a flattening also has its inputs reordered, see `flatten`
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -45,8 +45,11 @@ def torch_forms(slots: Slots, first_use: Sequence[str]) -> dict[str, Form]:
         shape = tuple(slots.expected[name].shape)
         if leaf == "kernel":
             shape = _as_torch(shape, module in slots.transposed, slots.transposed.get(module, False))
-        shapes.setdefault(module, {})[torch_leaf(leaf)] = shape
-    return {module: form(leaves) for module, leaves in shapes.items()}
+        shapes.setdefault(module, {})[leaf] = shape
+    return {
+        module: form({theirs: leaves[leaf] for leaf, theirs in _renamed(leaves).items()})
+        for module, leaves in shapes.items()
+    }
 
 
 def split(slots: Slots, name: str) -> tuple[str, str]:
@@ -55,17 +58,16 @@ def split(slots: Slots, name: str) -> tuple[str, str]:
     return module.partition("/")[2] if slots.in_collections else module, leaf
 
 
-def torch_leaf(leaf: str) -> str:
-    """PyTorch's name of an array."""
-    return _LEAVES.get(leaf, leaf)
-
-
 def converted(slots: Slots, pairing: Pairing, orders: Orders) -> dict[str, np.ndarray]:
     """Every array of the model, from the paired modules, transposed and reordered."""
+    leaves: dict[str, list[str]] = {}
+    for name in slots.expected:
+        module, leaf = split(slots, name)
+        leaves.setdefault(module, []).append(leaf)
     found = {}
     for name, slot in slots.expected.items():
         module, leaf = split(slots, name)
-        array = np.asarray(pairing.modules[pairing.sources[module]][torch_leaf(leaf)])
+        array = np.asarray(pairing.modules[pairing.sources[module]][_renamed(leaves[module])[leaf]])
         if leaf == "kernel":
             array = _as_flax(array, module, slots.transposed)
         array = array.reshape(slot.shape)
@@ -75,6 +77,12 @@ def converted(slots: Slots, pairing: Pairing, orders: Orders) -> dict[str, np.nd
             array = np.take(array, orders.outputs[name], axis=-1)
         found[name] = np.ascontiguousarray(array).reshape(slot.shape)
     return found
+
+
+def _renamed(leaves: Iterable[str]) -> dict[str, str]:
+    """PyTorch's names of a module's arrays; a module that would have two of one name keeps its own."""
+    found = {leaf: _LEAVES.get(leaf, leaf) for leaf in leaves}
+    return found if len(set(found.values())) == len(found) else {leaf: leaf for leaf in found}
 
 
 def _as_torch(shape: tuple[int, ...], transposed: bool, swapped: bool) -> tuple[int, ...]:
