@@ -48,8 +48,11 @@ def inspect(
     elif factory is not None:
         _inspect_checkpoint(path, factory, model_kwargs, parse_shape(input_shape), layout, as_json)
     elif path.suffix.lower() == ".onnx":
-        model = load_checkpoint(str(path), None, model_kwargs, parse_shape(input_shape), layout)
-        _inspect_model(model, parse_shape(input_shape), {}, as_json)
+        from slth_compile.frontends.flax import import_model
+
+        shape = parse_shape(input_shape)
+        model = load_checkpoint(str(path), None, model_kwargs, shape, layout)
+        _inspect_model(import_model(model, shape), shape, {}, as_json)
     else:
         _inspect_arrays(path, as_json)
 
