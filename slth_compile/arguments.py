@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from slth_compile.domain import Balls, Box, Domain, Points
-from slth_compile.errors import InputError
+from slth_compile.errors import InputError, suggestion
 
 _UNREADABLE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
+_KINDS = ("box", "points", "balls")
 DOMAIN_FORMS = "box:LO,HI | points:FILE | balls:FILE,R[,LO,HI]"
 
 
@@ -33,15 +34,29 @@ def parse_domain(text: str) -> Domain:
         case "points" if rest:
             return Points(load_arrays(rest, ("x",))["x"])
         case "balls":
-            # The file's name may hold commas; the numbers behind it do not.
-            parts = rest.split(",")
-            trailing = next((i for i in range(1, len(parts)) if pathlib.Path(",".join(parts[:i])).is_file()), 1)
-            numbers = _numbers(text, parts[trailing:])
+            file, behind = split_balls(rest)
+            numbers = _numbers(text, behind)
             if len(numbers) not in (1, 3):
                 raise InputError(f"--domain {text}: expected balls:FILE,R or balls:FILE,R,LO,HI")
-            return Balls(load_arrays(",".join(parts[:trailing]), ("x",))["x"], *numbers)
+            return Balls(load_arrays(file, ("x",))["x"], *numbers)
         case _:
-            raise InputError(f"--domain {text}: unknown form; expected {DOMAIN_FORMS}")
+            close = suggestion(kind, _KINDS) if kind not in _KINDS else ""
+            raise InputError(f"--domain {text}: unknown form; expected {DOMAIN_FORMS}{close}")
+
+
+def split_balls(text: str) -> tuple[str, list[str]]:
+    """The file of `C:\\x,y.npz,0.01,0,1` and the numbers behind it: a file's name may hold commas, numbers do not.
+
+    The file is the shortest beginning that exists; where none does, what is left of the last one or three numbers.
+    """
+    parts = text.split(",")
+    for i in range(1, len(parts)):
+        if _place(",".join(parts[:i])).is_file():
+            return ",".join(parts[:i]), parts[i:]
+    trailing = 0
+    while trailing < min(3, len(parts) - 1) and _is_number(parts[-1 - trailing]):
+        trailing += 1
+    return ",".join(parts[: len(parts) - trailing]), parts[len(parts) - trailing :]
 
 
 def load_arrays(path: str, names: tuple[str, ...]) -> dict[str, np.ndarray]:
@@ -51,7 +66,7 @@ def load_arrays(path: str, names: tuple[str, ...]) -> dict[str, np.ndarray]:
         InputError: The file is missing or unreadable, or lacks a name.
     """
     try:
-        with open(path, "rb") as file:
+        with open(_place(path), "rb") as file:
             loaded = np.load(file, allow_pickle=False)
             arrays = {names[0]: loaded} if isinstance(loaded, np.ndarray) else {n: loaded[n] for n in loaded.files}
     except FileNotFoundError:
@@ -60,8 +75,26 @@ def load_arrays(path: str, names: tuple[str, ...]) -> dict[str, np.ndarray]:
         raise InputError(f"{path}: not a readable .npz or .npy file ({error})") from None
     for name in names:
         if name not in arrays:
-            raise InputError(f"{path}: holds {sorted(arrays) or 'nothing'}; expected an array named '{name}'")
+            close = suggestion(name, arrays)
+            raise InputError(f"{path}: holds {sorted(arrays) or 'nothing'}; expected an array named '{name}'{close}")
     return arrays
+
+
+def _place(path: str) -> pathlib.Path:
+    """The path, with `~` as the home directory where no such file exists: no shell expands it behind a colon."""
+    given = pathlib.Path(path)
+    try:
+        return given if given.exists() else given.expanduser()
+    except (RuntimeError, OSError, ValueError):
+        return given
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def parse_shape(text: str | None) -> tuple[int, ...] | None:

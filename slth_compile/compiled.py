@@ -157,7 +157,7 @@ class Compiled:
         path = pathlib.Path(path)
         text = render_markdown(self.summary) if path.suffix == ".md" else render_html(self.summary)
         try:
-            path.write_text(text, encoding="utf-8")
+            path.write_text(text, encoding="utf-8", newline="\n")
         except OSError as error:
             raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class SlthError(Exception):
     """Base of every error this package raises on purpose; `exit_code` is what the command line returns."""
@@ -44,3 +47,10 @@ class UnsupportedModelError(SlthError):
 
 class Note(UserWarning):
     """What was done is not all that was asked for; one sentence says what is different."""
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'close'?`, or nothing where no known name is close; upper and lower case are the same."""
+    by_lower = {candidate.lower(): candidate for candidate in known}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1)
+    return f"; did you mean '{by_lower[close[0]]}'?" if close else ""

@@ -11,7 +11,7 @@ import numpy as np
 from slth_compile import measure
 from slth_compile.certificate.engine import EFFORTS
 from slth_compile.domain import Box, Domain, order_hint, require_domain
-from slth_compile.errors import InputError
+from slth_compile.errors import InputError, suggestion
 from slth_compile.frontends.model import import_model
 from slth_compile.graph.check import check
 from slth_compile.graph.evaluate import ArrayLike
@@ -86,7 +86,10 @@ def refuse_objective(objective: str) -> None:
         InputError: Anything else.
     """
     if objective not in OBJECTIVES:
-        raise InputError(f"objective is {objective!r}; expected {', '.join(OBJECTIVES[:-1])} or {OBJECTIVES[-1]}")
+        raise InputError(
+            f"objective is {objective!r}; expected {', '.join(OBJECTIVES[:-1])} or {OBJECTIVES[-1]}"
+            f"{suggestion(str(objective), OBJECTIVES)}"
+        )
 
 
 def refuse_effort(effort: str) -> None:
@@ -96,7 +99,10 @@ def refuse_effort(effort: str) -> None:
         InputError: Anything else.
     """
     if effort not in EFFORTS:
-        raise InputError(f"effort is {effort!r}; expected {', '.join(EFFORTS[:-1])} or {EFFORTS[-1]}")
+        raise InputError(
+            f"effort is {effort!r}; expected {', '.join(EFFORTS[:-1])} or {EFFORTS[-1]}"
+            f"{suggestion(str(effort), EFFORTS)}"
+        )
 
 
 def calibration_inputs(graph: Graph, feedback: ArrayLike, objective: str) -> np.ndarray:

@@ -36,6 +36,19 @@ class Weightless(nn.Module):
         return nn.relu(x * scale)
 
 
+class Refused(nn.Module):
+    """Two operations that no graph has."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = jnp.sort(nn.Conv(2, (2, 2), padding="VALID", name="conv")(x), axis=-1)
+        return jnp.cos(nn.Dense(2, name="last")(x.reshape(x.shape[0], -1)))
+
+
+def refused() -> Refused:
+    return Refused()
+
+
 def tiny(outputs: int = 2) -> Tiny:
     return Tiny(outputs)
 

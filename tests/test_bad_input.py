@@ -58,7 +58,7 @@ def folder(tmp_path, shared):
     safetensors.numpy.save_file({"params.scale": np.ones(1, np.float32)}, tmp_path / "weightless.safetensors")
     (tmp_path / "broken.safetensors").write_bytes(pathlib.Path(shared.checkpoint).read_bytes()[:50])
     (tmp_path / "broken.msgpack").write_bytes(b"\xc1\xc1\xc1")
-    (tmp_path / "weights.pt").write_bytes(b"\x80\x04.")
+    (tmp_path / "weights.pkl").write_bytes(b"\x80\x04.")
     (tmp_path / "nowhere").mkdir()
     (tmp_path / "file").write_text("a file")
     return tmp_path
@@ -132,7 +132,7 @@ BAD: dict[str, tuple[dict, int, str]] = {
     "missing checkpoint": ({"checkpoint": "missing.safetensors"}, 2, "does not exist"),
     "broken safetensors": ({"checkpoint": "broken.safetensors"}, 2, "cannot be read"),
     "broken msgpack": ({"checkpoint": "broken.msgpack"}, 2, "cannot be read"),
-    "a pickle": ({"checkpoint": "weights.pt"}, 2, "unknown kind"),
+    "a pickle": ({"checkpoint": "weights.pkl"}, 2, "unknown kind"),
     "an empty directory": ({"checkpoint": "nowhere"}, 2, "orbax"),
     "half the weights": ({"checkpoint": "part.safetensors"}, 2, "does not fit"),
     "no factory": ({"factory": None}, 2, "--factory"),

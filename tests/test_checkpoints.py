@@ -14,7 +14,7 @@ from flax import nnx
 from safetensors.flax import save_file
 
 from slth_compile.errors import InputError
-from slth_compile.frontends.checkpoint import load_model
+from slth_compile.frontends.checkpoint import load_model, read_checkpoint
 from slth_compile.frontends.flax import import_model
 
 ocp = pytest.importorskip("orbax.checkpoint")
@@ -160,6 +160,58 @@ def test_nnx_is_restored_in_inference_mode(models, tmp_path, saved):
     assert len(import_model(restored, SHAPE).layers) == 2
 
 
+@pytest.mark.parametrize("separator", ["/", "."])
+def test_linen_from_npz(models, tmp_path, separator):
+    variables = variables_of(models.linen())
+    np.savez(tmp_path / "m.npz", **flax.traverse_util.flatten_dict(variables, sep=separator))
+    assert_restored(load_model("m.npz", "mymodels:linen", {}, SHAPE), variables, models.linen())
+
+
+def test_nothing_in_an_npz_is_unpickled(models, tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "sprung"), "w"))
+
+    np.savez(tmp_path / "m.npz", kernel=np.array([Trap()], object), allow_pickle=True)
+    with pytest.raises(InputError, match="cannot be read"):
+        load_model("m.npz", "mymodels:linen", {}, SHAPE)
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_several_orbax_items(models, tmp_path):
+    """The one named as whole states are, or the parameters with their statistics; else the item must be named."""
+    variables = variables_of(models.linen())
+    other = jax.tree.map(jnp.zeros_like, variables)
+    save = ocp.args.StandardSave
+    sets = {
+        "whole": {"model": save(variables), "ema": save(other), "optimizer": save(other)},
+        "parts": {"batch_stats": save(variables["batch_stats"]), "params": save(variables["params"])},
+        "unknown": {"ema": save(variables), "slow": save(other), "meta": ocp.args.JsonSave({"step": 1})},
+    }
+    for name, items in sets.items():
+        with ocp.CheckpointManager(tmp_path / name) as manager:
+            manager.save(4, args=ocp.args.Composite(**items))
+            manager.wait_until_finished()
+    for path in ("whole", "parts/4", "unknown/4/ema"):
+        assert_restored(load_model(path, "mymodels:linen", {}, SHAPE), variables, models.linen())
+    with pytest.raises(InputError, match=r"one item \(name it: 4/ITEM\)"):
+        load_model("unknown", "mymodels:linen", {}, SHAPE)
+
+
+def test_nnx_from_steps_of_a_run(models, tmp_path):
+    """nnx states as `StandardSave` and `PyTreeSave` write them, in a root with steps."""
+    model = models.with_nnx()
+    nnx.update(model, jax.tree.map(lambda leaf: leaf + 1, nnx.state(model, nnx.Param)))
+    state = nnx.state(model, (nnx.Param, nnx.BatchStat))
+    for name, args in {"standard": ocp.args.StandardSave(state), "pytree": ocp.args.PyTreeSave(state)}.items():
+        with ocp.CheckpointManager(tmp_path / name) as manager:
+            manager.save(2, args=args)
+            manager.wait_until_finished()
+        restored = load_model(name, "mymodels:with_nnx")
+        for path, leaf in nnx.to_flat_state(state):
+            np.testing.assert_array_equal(dict(nnx.to_flat_state(nnx.state(restored)))[path][...], leaf[...])
+
+
 def test_misfits_are_all_named(models, tmp_path):
     variables = variables_of(models.linen(features=5))
     variables["params"]["last"]["kernal"] = variables["params"]["last"].pop("kernel")
@@ -230,3 +282,32 @@ def test_model_kwargs_and_input_shape(models, tmp_path):
     with pytest.raises(InputError, match="cannot be initialised on inputs of shape"):
         load_model("m.safetensors", "mymodels:linen", {}, (4,))
     assert str(tmp_path) not in sys.path
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "msgpack", "npz"])
+def test_damaged_files_are_one_error(kind, tmp_path):
+    """A hundred mutations of a file: it is read, or refused in one sentence, and nothing else happens."""
+    arrays = {"params/a/kernel": np.ones((2, 3), np.float32), "params/a/bias": np.zeros(3, np.float32)}
+    path = tmp_path / f"m.{kind}"
+    match kind:
+        case "safetensors":
+            save_file(arrays, path)
+        case "msgpack":
+            path.write_bytes(flax.serialization.msgpack_serialize({"params": {"a": arrays}}))
+        case "npz":
+            np.savez(path, **arrays)
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(100):
+        damaged = bytearray(whole[: rng.integers(len(whole))] if rng.random() < 0.2 else whole)
+        for place in rng.integers(max(1, len(damaged)), size=rng.integers(1, 8)):
+            if damaged:
+                damaged[place] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            read_checkpoint(path)
+        except InputError as error:
+            assert "\n" not in str(error)
+            refused += 1
+    assert refused > 20

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -154,9 +155,66 @@ def test_inspect_a_model(shared, cli):
     assert (done.code, done.err) == (0, "")
     for word in ("convolution", "relu", "dense", "conv", "last"):
         assert word in done.out
-    graph = json.loads(cli("inspect", shared.checkpoint, *OPTIONS, "--json").out)
+    found = json.loads(cli("inspect", shared.checkpoint, *OPTIONS, "--json").out)
     manifest = json.loads((shared.ticket / "manifest.json").read_bytes())
-    assert graph == manifest["graph"]
+    assert found["graph"] == manifest["graph"]
+    assert found["totals"] == {"layers": 2, "weights": 24, "parameters": 28, "bytes": 112}
+    rows = {row["name"]: row for row in found["nodes"]}
+    assert (rows["conv"]["sign"], rows["last"]["sign"]) == ("one-signed for inputs >= 0", "one-signed")
+    assert (rows["conv"]["receptive_field"], rows["last"]["receptive_field"]) == ([2, 2], None)
+    assert (found["layout"], found["inferred"], found["refused"]) == ("flax", [], [])
+
+
+def test_inspect_a_checkpoint(shared, cli, tmp_path):
+    """Without a factory its arrays and what to pass; no ticket is asked for."""
+    done = cli("inspect", shared.checkpoint)
+    assert (done.code, done.err) == (0, "")
+    for word in ("params/conv/kernel", "2x2x1x2", "float32", "convolution (taps, in/groups, out)", "--factory"):
+        assert word in done.out
+    found = json.loads(cli("inspect", shared.checkpoint, "--json").out)
+    assert (found["layout"], found["elements"], len(found["arrays"])) == ("flax", 28, 4)
+    np.savez(tmp_path / "m.npz", **{"fc.weight": np.zeros((2, 3)), "fc.bias": np.zeros(2)})
+    found = json.loads(cli("inspect", tmp_path / "m.npz", "--json").out)
+    assert (found["layout"], found["arrays"][0]["reading"]) == ("torch", "linear (out, in)")
+    assert "--input-shape" in found["hint"]
+    (tmp_path / "empty").mkdir()
+    done = cli("inspect", tmp_path / "empty")
+    assert done.code == 2
+    assert "no orbax directory" in done.message and "manifest.json" in done.message
+
+
+def test_inspect_what_is_refused(shared, cli):
+    """The graph as far as it goes on stdout, every refusal on stderr, exit code 4."""
+    options = ["--factory", "factories:refused", "--input-shape", "3,3,1"]
+    done = cli("inspect", shared.checkpoint, *options)
+    assert done.code == 4
+    for word in ("convolution", "refused: sort", "refused: cos", "dense"):
+        assert word in done.out
+    assert done.message.startswith("unsupported model:")
+    assert "sort" in done.message and "cos" in done.message
+    done = cli("inspect", shared.checkpoint, *options, "--json")
+    found = json.loads(done.out)
+    assert (done.code, found["graph"], len(found["refused"])) == (4, None, 2)
+
+
+def test_a_pytorch_checkpoint(shared, cli, tmp_path):
+    """Compiled from PyTorch's names and layouts, the ticket is that of the flax checkpoint; verify compares targets."""
+    parameters = factories.variables()["params"]
+    conv, last = (np.asarray(parameters[name]["kernel"]) for name in ("conv", "last"))
+    state = {
+        "conv.weight": conv.transpose(3, 2, 0, 1),
+        "conv.bias": np.asarray(parameters["conv"]["bias"]),
+        "last.weight": last.reshape(2, 2, 2, 2).transpose(3, 2, 0, 1).reshape(2, 8),
+        "last.bias": np.asarray(parameters["last"]["bias"]),
+    }
+    np.savez(tmp_path / "m.npz", **state)
+    done = cli("verify", shared.ticket, "--against", tmp_path / "m.npz", *OPTIONS)
+    assert done.code == 0, done.err
+    assert "1 layers reordered from channels first" in done.err
+    assert cli("verify", shared.ticket, "--against", tmp_path / "m.npz", *OPTIONS, "--layout", "flax").code == 2
+    found = json.loads(cli("inspect", tmp_path / "m.npz", *OPTIONS, "--json").out)
+    assert found["inferred"] == ["'last': inputs reordered, PyTorch flattens channels first"]
+    assert found["graph"] == json.loads((shared.ticket / "manifest.json").read_bytes())["graph"]
 
 
 def test_report(shared, cli, tmp_path, monkeypatch):
@@ -182,6 +240,66 @@ def test_version_and_help(cli):
         done = cli(*arguments)
         assert (done.code, done.err) == (0, "")
         assert "Usage" in done.out
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("slth-compile ", {"compile", "verify", "inspect", "certify"}),
+        ("slth-compile compile m out --effort ", {"quick", "normal", "full"}),
+        ("slth-compile compile m out --objective f", {"fewest-bits"}),
+        ("slth-compile compile m out --lay", {"--layout"}),
+        ("slth-compile compile ", set()),
+    ],
+)
+def test_completion(words, expected, cli, monkeypatch):
+    """What bash is told; where it is told nothing it completes paths."""
+    monkeypatch.setenv("_SLTH_COMPILE_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split(" ")) - 1))
+    done = cli()
+    assert (done.code, done.err) == (0, "")
+    assert expected <= set(done.out.split())
+    assert bool(expected) == bool(done.out.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["compil"], "compile"),
+        (["compile", "m", "o", "--sead", "1"], "--seed"),
+        (["compile", "m", "o", "--domain", "boxx:0,1"], "box"),
+        (["compile", "m", "o", "--objective", "sparse"], "sparsest"),
+        (["compile", "m", "o", "--effort", "ful"], "full"),
+        (["compile", "m", "o", "--layout", "pytorch"], "torch"),
+        (["compile", "m", "o", "--factory", "factories:tinny"], "tiny"),
+    ],
+)
+def test_close_names_are_suggested(arguments, meant, shared, cli, tmp_path):
+    arguments = [{"m": shared.checkpoint, "o": tmp_path / "o"}.get(a, a) for a in arguments]
+    more = [] if "--factory" in arguments or len(arguments) == 1 else OPTIONS[:2]
+    done = cli(*arguments, *more, *(OPTIONS[2:] if len(arguments) > 1 else []))
+    assert done.code == 2
+    assert meant in done.message.partition("expected")[2] or f"{meant}" in done.message
+    assert any(word in done.message for word in ("did you mean", "Did you mean", "Possible options")), done.message
+
+
+def test_a_terminal_without_the_characters(shared):
+    """Output is whole where stdout knows ASCII alone."""
+    command = [sys.executable, "-m", "slth_compile", "inspect", str(shared.checkpoint)]
+    done = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"params/conv/kernel" in done.stdout
+
+
+def test_file_names_are_good_everywhere(shared):
+    """Also where upper and lower case are one, and some characters and names are not allowed."""
+    names = [path.name for path in shared.ticket.rglob("*")]
+    assert len({name.lower() for name in names}) == len(names)
+    assert all(re.fullmatch(r"[A-Za-z0-9_.-]+", name) and not name.endswith(".") for name in names)
+    assert not {name.partition(".")[0].lower() for name in names} & {"con", "prn", "aux", "nul", "com1", "lpt1"}
+    texts = [path for path in shared.ticket.iterdir() if path.suffix in (".md", ".html", ".json")]
+    assert all(b"\r" not in path.read_bytes() for path in texts)
 
 
 def test_module_and_exit_code_of_a_process(shared, tmp_path):

@@ -16,9 +16,11 @@ from slth_compile.cli.frame import (
     Factory,
     Json,
     Kwargs,
+    Layout,
     Quiet,
     Shape,
     app,
+    is_ticket,
     load_checkpoint,
     print_table,
     progress_bars,
@@ -42,6 +44,7 @@ def certify(
         str | None, typer.Option("--model-kwargs-b", metavar="JSON", help="Arguments of B's factory.")
     ] = None,
     input_shape: Shape = None,
+    layout: Layout = "auto",
     data: Annotated[
         str | None,
         typer.Option(metavar="FILE.npz", help="Held-out x (and y) for the statistical statement."),
@@ -65,12 +68,12 @@ def certify(
     require_writable(files or [], ENDINGS, force)
     domains = [parse_domain(text) for text in domain or ["box:0,1"]]
     held_out = None if data is None else _held_out(data)
-    sides = [slth_compile.load(path) if _is_ticket(path) else path for path in (first, second)]
+    sides = [slth_compile.load(path) if is_ticket(path) else path for path in (first, second)]
     known = next((side.graph.input_shape for side in sides if not isinstance(side, str)), None)
     shape = parse_shape(input_shape) or shape_of(domains) or known
     options = ((factory_a or factory, kwargs_a or model_kwargs), (factory_b or factory, kwargs_b or model_kwargs))
     f, g = (
-        load_checkpoint(side, *option, shape) if isinstance(side, str) else side
+        load_checkpoint(side, *option, shape, layout) if isinstance(side, str) else side
         for side, option in zip(sides, options, strict=True)
     )
     with progress_bars(quiet or as_json) as progress:
@@ -81,12 +84,6 @@ def certify(
     for file in files or []:
         found.report(file)
     _print(found, as_json)
-
-
-def _is_ticket(path: str) -> bool:
-    from slth_compile.ticket.format import MANIFEST
-
-    return (pathlib.Path(path) / MANIFEST).is_file()
 
 
 def _names(first: str, second: str) -> tuple[str, str]:

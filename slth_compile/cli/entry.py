@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from typing import Any
 
 import typer
 
-from slth_compile.cli import certify, laboratory, ticket
+from slth_compile.cli import certify, inspect, laboratory, ticket
 from slth_compile.cli.frame import app
 from slth_compile.errors import SlthError, VerificationError
 from slth_compile.interrupts import interrupts
 
-COMMANDS = (ticket, certify, laboratory)
+COMMANDS = (ticket, inspect, certify, laboratory)
 """What the help lists, in this order; importing a module adds its commands to the application."""
 
+_COMPLETES = "_SLTH_COMPILE_COMPLETE"  # what the scripts of --install-completion set
 _USAGE_ERROR: Any = typer.BadParameter.__mro__[1]  # click's own, or the copy that typer brings
 
 
 def main() -> None:
     """Runs the command line and exits: 0 done, 1 out of reach, 2 usage, 3 false, 4 unsupported, 70 bug, 130 stopped."""
     command = typer.main.get_command(app)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # a terminal or pipe that lacks a character gets a question mark, not an error
+            stream.reconfigure(errors="replace")
+    if _COMPLETES in os.environ:
+        command.main(prog_name="slth-compile")
     try:
         # What `command.main` does, without its own words and exit codes for interrupts and closed pipes.
         with interrupts(), command.make_context("slth-compile", sys.argv[1:] or ["--help"]) as context:

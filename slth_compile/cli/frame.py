@@ -6,7 +6,7 @@ import json
 import pathlib
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -25,25 +25,50 @@ from slth_compile.interrupts import feel
 from slth_compile.progress import Progress
 
 app = typer.Typer(
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Compiles trained CNNs into seed + pruning mask, with a certified error bound.",
 )
 errors = Console(stderr=True)
 output = Console()
+_WIDE = 160
 
 Out = Annotated[pathlib.Path, typer.Argument(metavar="OUT/", help="The ticket directory.")]
 Eps = Annotated[str, typer.Option(help="Allowed difference of any output; 1e-4rel is relative to the largest output.")]
 Delta = Annotated[float, typer.Option(help="Allowed probability, over seeds, that some weight misses its tolerance.")]
-Domains = Annotated[list[str] | None, typer.Option("--domain", metavar="DOMAIN", help=f"{DOMAIN_FORMS}; repeatable.")]
+Domains = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--domain",
+        metavar="DOMAIN",
+        help=f"{DOMAIN_FORMS}; repeatable.",
+        autocompletion=lambda: ["box:0,1", "points:", "balls:"],
+    ),
+]
 Factory = Annotated[str | None, typer.Option(help="pkg.module:function that returns the flax model.")]
 Kwargs = Annotated[str, typer.Option(metavar="JSON", help="Keyword arguments of the factory.")]
 Shape = Annotated[str | None, typer.Option(metavar="H,W,C", help="Per-sample input shape.")]
-Objective = Annotated[
-    str, typer.Option(help="Subset a weight takes within its tolerance: closest|sparsest|fewest-bits.")
+Layout = Annotated[
+    str,
+    typer.Option(
+        help="Whose array names and layouts a checkpoint has: auto|flax|torch.",
+        autocompletion=lambda: ["auto", "flax", "torch"],
+    ),
 ]
-Effort = Annotated[str, typer.Option(help="What bounds of boxes and balls may cost: quick|normal|full.")]
+Objective = Annotated[
+    str,
+    typer.Option(
+        help="Subset a weight takes within its tolerance: closest|sparsest|fewest-bits.",
+        autocompletion=lambda: ["closest", "sparsest", "fewest-bits"],
+    ),
+]
+Effort = Annotated[
+    str,
+    typer.Option(
+        help="What bounds of boxes and balls may cost: quick|normal|full.",
+        autocompletion=lambda: ["quick", "normal", "full"],
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Seed of the source, 0 to 2^64 - 1.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
@@ -98,16 +123,39 @@ def progress_bars(quiet: bool) -> Iterator[Progress]:
         yield show
 
 
-def load_checkpoint(path: str, factory: str | None, kwargs: str, shape: tuple[int, ...] | None) -> Any:
-    """The model a factory builds, with a checkpoint's weights; an ONNX file is a model as it is."""
-    from slth_compile.frontends.checkpoint import load_model
+def load_checkpoint(
+    path: str, factory: str | None, kwargs: str, shape: tuple[int, ...] | None, layout: str = "auto"
+) -> Any:
+    """The model a factory builds, with a checkpoint's weights; an ONNX file is a model as it is.
+
+    What had to be inferred is said on stderr.
+    """
+    from slth_compile.frontends.checkpoint import restore_model
     from slth_compile.frontends.model import is_onnx
 
     if is_onnx(path):
         return path
     if factory is None:
         raise InputError(f"{path}: a checkpoint holds weights only; name the model with --factory pkg.module:function")
-    return load_model(path, factory, parse_kwargs(kwargs), shape)
+    restored = restore_model(path, factory, parse_kwargs(kwargs), shape, layout)
+    if restored.inferred:
+        print(f"slth-compile: {path}: {_inferences(restored.inferred)} (inspect lists them)", file=sys.stderr)
+    return restored.model
+
+
+def is_ticket(path: str | pathlib.Path) -> bool:
+    """Whether a path is a ticket directory, sound or not."""
+    from slth_compile.ticket.format import MANIFEST
+
+    return (pathlib.Path(path) / MANIFEST).is_file()
+
+
+def _inferences(lines: Sequence[str]) -> str:
+    """How much of a PyTorch checkpoint was inferred, in one clause."""
+    reordered = sum("reordered" in line for line in lines)
+    found = f"{len(lines) - reordered} modules found by shape and order" if len(lines) > reordered else ""
+    vectors = f"{reordered} layers reordered from channels first" if reordered else ""
+    return "PyTorch checkpoint: " + ", ".join(part for part in (found, vectors) if part)
 
 
 def print_compiled(found: Any, out: pathlib.Path, as_json: bool) -> None:
@@ -126,7 +174,8 @@ def print_table(table: Any) -> None:
     print(table.caption)
     shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     for i, title in enumerate(table.head):
-        shown.add_column(title, justify="left" if i in table.words else "right")
+        shown.add_column(title, justify="left" if i in table.words else "right", overflow="fold")
     for row in table.rows:
         shown.add_row(*(Text(f"{cell.text} ({cell.mark})" if cell.mark else cell.text) for cell in row))
-    output.print(shown)
+    # a pipe has no width; names in it are not to be cut
+    (output if output.is_terminal else Console(width=_WIDE)).print(shown)

@@ -1,4 +1,4 @@
-"""`compile`, `verify`, `inspect`, `report`: tickets made, checked and shown."""
+"""`compile`, `verify`, `report`: tickets made, checked and shown."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import pathlib
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 import slth_compile
 from slth_compile.arguments import load_arrays, parse_domain, parse_processes, parse_shape
@@ -21,6 +20,7 @@ from slth_compile.cli.frame import (
     Force,
     Json,
     Kwargs,
+    Layout,
     Objective,
     Out,
     Quiet,
@@ -30,7 +30,6 @@ from slth_compile.cli.frame import (
     app,
     load_checkpoint,
     notes,
-    output,
     print_compiled,
     progress_bars,
 )
@@ -40,7 +39,9 @@ from slth_compile.interrupts import wait_for_steps
 
 @app.command()
 def compile(
-    model: Annotated[str, typer.Argument(metavar="CHECKPOINT", help=".onnx, orbax directory, .safetensors, .msgpack.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help=".onnx, orbax directory, .safetensors, .msgpack, .npz, .pt.")
+    ],
     out: Out,
     eps: Eps = "1e-2",
     delta: Delta = 1e-3,
@@ -48,6 +49,7 @@ def compile(
     factory: Factory = None,
     model_kwargs: Kwargs = "{}",
     input_shape: Shape = None,
+    layout: Layout = "auto",
     seed: Seed = 0,
     objective: Objective = "closest",
     window: Annotated[int | None, typer.Option(help="Candidates solved together; the plan chooses otherwise.")] = None,
@@ -73,7 +75,7 @@ def compile(
 
     domains = [parse_domain(text) for text in domain or ["box:0,1"]]
     shape = parse_shape(input_shape)
-    target = load_checkpoint(model, factory, model_kwargs, shape)
+    target = load_checkpoint(model, factory, model_kwargs, shape, layout)
     if dry_run:
         planned = slth_compile.dry_run(
             target, eps, delta, domain=domains, objective=objective, window=window, input_shape=shape
@@ -121,49 +123,19 @@ def verify(
     factory: Factory = None,
     model_kwargs: Kwargs = "{}",
     input_shape: Shape = None,
+    layout: Layout = "auto",
     as_json: Json = False,
 ) -> None:
     """Check a ticket directory with the independent checker; exit code 3 where anything is false."""
     verdict = slth_compile.verify(out, expected_id=expected_id, domain_data=domain_data, quick=quick)
     if against is not None:
         shape = parse_shape(input_shape)
-        _require_target(verdict.target_digest, load_checkpoint(against, factory, model_kwargs, shape), shape)
+        model = load_checkpoint(against, factory, model_kwargs, shape, layout)
+        _require_target(verdict.target_digest, model, shape)
     if as_json:
         print(json.dumps(verdict.to_json()))
     else:
         print(verdict.to_text())
-
-
-@app.command()
-def inspect(
-    path: Annotated[pathlib.Path, typer.Argument(help="A ticket directory, .onnx file, or checkpoint with --factory.")],
-    factory: Factory = None,
-    model_kwargs: Kwargs = "{}",
-    input_shape: Shape = None,
-    as_json: Json = False,
-) -> None:
-    """Show what a ticket, or a model, is made of."""
-    if factory is None and path.suffix.lower() != ".onnx":
-        found = slth_compile.load(path)
-        print_compiled(found, path, as_json)
-        return
-    from slth_compile.frontends.model import import_model
-    from slth_compile.graph.check import check
-    from slth_compile.graph.graph import graph_json
-
-    shape = parse_shape(input_shape)
-    graph = check(import_model(load_checkpoint(str(path), factory, model_kwargs, shape), shape))
-    if as_json:
-        print(json.dumps(graph_json(graph)))
-        return
-    table = Table("node", "operation", "name", "reads", "shape", "parameters", title="Target", title_justify="left")
-    for i, (node, own) in enumerate(zip(graph.nodes, graph.shapes, strict=True)):
-        from slth_compile.graph.nodes import OPERATION_NAMES, parameters
-
-        count = sum(array.size for field, array in parameters(node).items() if field != "matrix")
-        reads = ", ".join(str(j) for j in node.inputs)
-        table.add_row(str(i), OPERATION_NAMES[type(node)], node.name, reads, str(own), f"{count:,}" if count else "")
-    output.print(table)
 
 
 @app.command()

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import importlib
 import os
 import pkgutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
-from slth_compile.errors import InputError
+from slth_compile.errors import InputError, suggestion
 
 
 def call_factory(factory: str, model_kwargs: Mapping[str, Any] | None = None) -> Any:
@@ -46,12 +45,6 @@ def call_factory(factory: str, model_kwargs: Mapping[str, Any] | None = None) ->
                 f"factory '{factory}' called with {given} failed ({type(error).__name__}: {error}); "
                 "check --model-kwargs"
             ) from error
-
-
-def suggestion(name: str, known: Sequence[str]) -> str:
-    """`; did you mean 'close'?`, or nothing where no known name is close."""
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean '{close[0]}'?" if close else ""
 
 
 def _import(factory: str, name: str) -> ModuleType:

@@ -10,7 +10,7 @@ import numpy as np
 from flax import linen, nnx
 
 from slth_compile.errors import InputError
-from slth_compile.frontends.jaxpr import trace
+from slth_compile.frontends.jaxpr import Survey, survey
 from slth_compile.graph.graph import Graph
 
 
@@ -32,6 +32,16 @@ def import_model(model: Any, input_shape: Sequence[int] | None = None, *, batch_
         if input_shape is not None and tuple(input_shape) != model.input_shape:
             raise InputError(f"input_shape={tuple(input_shape)}: the graph's input has shape {model.input_shape}")
         return model
+    return survey_model(model, input_shape, batch_axis=batch_axis).graph()
+
+
+def survey_model(model: Any, input_shape: Sequence[int] | None = None, *, batch_axis: int | None = 0) -> Survey:
+    """What a model that is no `Graph` is made of, with everything that stands in the way; arguments as there.
+
+    Raises:
+        InputError: No input shape, an unbound linen module, something that is no model.
+        UnsupportedModelError: It cannot be traced at all.
+    """
     if not callable(model):
         raise InputError(
             f"the model is a {type(model).__name__}; "
@@ -45,13 +55,13 @@ def import_model(model: Any, input_shape: Sequence[int] | None = None, *, batch_
             "or a domain with a shape such as Box(0.0, 1.0, shape=(height, width, channels))"
         )
     if isinstance(model, linen.Module):
-        return _trace_linen(model, input_shape, batch_axis)
+        return _survey_linen(model, input_shape, batch_axis)
     if isinstance(model, nnx.Module):
-        return _trace_nnx(model, input_shape, batch_axis)
-    return _trace_callable(model, input_shape, batch_axis)
+        return _survey_nnx(model, input_shape, batch_axis)
+    return _survey_callable(model, input_shape, batch_axis)
 
 
-def _trace_linen(model: linen.Module, input_shape: Sequence[int], batch_axis: int | None) -> Graph:
+def _survey_linen(model: linen.Module, input_shape: Sequence[int], batch_axis: int | None) -> Survey:
     scope = model.scope
     assert scope is not None
     module, variables = model.unbind()
@@ -63,26 +73,26 @@ def _trace_linen(model: linen.Module, input_shape: Sequence[int], batch_axis: in
         found = module.apply(variables, x, mutable=mutable, rngs=rngs or None)
         return found[0] if mutable is not False else found
 
-    return trace(apply, variables, input_shape, batch_axis=batch_axis)
+    return survey(apply, variables, input_shape, batch_axis=batch_axis)
 
 
-def _trace_nnx(model: nnx.Module, input_shape: Sequence[int], batch_axis: int | None) -> Graph:
+def _survey_nnx(model: nnx.Module, input_shape: Sequence[int], batch_axis: int | None) -> Survey:
     definition, state = nnx.split(model)
 
     def apply(state: Any, x: Any) -> Any:
         return nnx.merge(definition, state)(x)
 
-    return trace(apply, state, input_shape, batch_axis=batch_axis)
+    return survey(apply, state, input_shape, batch_axis=batch_axis)
 
 
-def _trace_callable(model: Any, input_shape: Sequence[int], batch_axis: int | None) -> Graph:
+def _survey_callable(model: Any, input_shape: Sequence[int], batch_axis: int | None) -> Survey:
     """A function; arrays of one that is a pytree, as equinox modules and `jax.tree_util.Partial` are, have names."""
     leaves, structure = jax.tree.flatten(model)
     places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array | np.ndarray)]
     paths = jax.tree_util.tree_flatten_with_path(model)[0]
     names = [jax.tree_util.keystr(paths[i][0], simple=True, separator="/") for i in places]
     if not names or len(set(names)) < len(names):
-        return trace(lambda _, x: model(x), (), input_shape, batch_axis=batch_axis)
+        return survey(lambda _, x: model(x), (), input_shape, batch_axis=batch_axis)
 
     def apply(arrays: Any, x: Any) -> Any:
         whole = list(leaves)
@@ -90,4 +100,4 @@ def _trace_callable(model: Any, input_shape: Sequence[int], batch_axis: int | No
             whole[i] = array
         return jax.tree.unflatten(structure, whole)(x)
 
-    return trace(apply, [leaves[i] for i in places], input_shape, batch_axis=batch_axis, names=names)
+    return survey(apply, [leaves[i] for i in places], input_shape, batch_axis=batch_axis, names=names)

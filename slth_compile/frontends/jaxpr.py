@@ -13,10 +13,10 @@ import numpy as np
 
 from slth_compile.errors import InputError, SlthError, UnsupportedModelError
 from slth_compile.frontends.constants import Constant, from_array
-from slth_compile.frontends.draft import BATCH, Activation, Draft
+from slth_compile.frontends.draft import BATCH, Activation, Draft, Entry
 from slth_compile.frontends.interpret import interpret
 from slth_compile.frontends.reductions import TRAIN_MODE
-from slth_compile.frontends.refusals import refuse_unsupported
+from slth_compile.frontends.refusals import problems, unsupported
 from slth_compile.frontends.rewrite import rewrite
 from slth_compile.graph import nodes as n
 from slth_compile.graph.graph import Graph
@@ -28,6 +28,34 @@ _TRAIN_MODE_ERRORS = (
 )
 _DATA_DEPENDENT_ERRORS = (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError)
 _PRIMES = (7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Survey:
+    """What a model is made of, whether or not it can be compiled.
+
+    Attributes:
+        entries: Target nodes and `Unknown` ones, in topological order, with the parameters that went into each.
+        outputs: Positions of the output leaves.
+        output_names: One name an output leaf.
+        problems: What stands in the way of a graph, a line each.
+    """
+
+    entries: tuple[Entry, ...]
+    outputs: tuple[int, ...]
+    output_names: tuple[str, ...]
+    problems: tuple[str, ...] = ()
+
+    def graph(self) -> Graph:
+        """The graph.
+
+        Raises:
+            UnsupportedModelError: There are problems; all of them in one message.
+        """
+        if self.problems:
+            raise unsupported(self.problems)
+        nodes = tuple(_named(entry.node, entry.site.scope, i) for i, entry in enumerate(self.entries))
+        return Graph(nodes, self.outputs, self.output_names)
 
 
 def trace(
@@ -54,6 +82,23 @@ def trace(
     Raises:
         InputError: The function cannot be called on such an input.
         UnsupportedModelError: The model has no graph here; the message lists everything that stands in the way.
+    """
+    return survey(function, parameters, input_shape, batch_axis=batch_axis, names=names).graph()
+
+
+def survey(
+    function: Callable[[Any, Any], Any],
+    parameters: Any,
+    input_shape: Sequence[int],
+    *,
+    batch_axis: int | None = 0,
+    names: Sequence[str] | None = None,
+) -> Survey:
+    """What `trace` makes a graph of, with everything that stands in the way; arguments as there.
+
+    Raises:
+        InputError: The function cannot be called on such an input.
+        UnsupportedModelError: It cannot be traced, or an output does not depend on the input.
     """
     shape = checked_shape(input_shape)
     if batch_axis not in (0, None):
@@ -84,9 +129,8 @@ def trace(
         positions.append(draft.canonical(value).entry)
     entries, positions = rewrite(draft, positions)
     floating = [name for leaf, name in zip(leaves, names, strict=True) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    refuse_unsupported(entries, floating, misplaced)
-    nodes = tuple(_named(entries[i].node, entries[i].site.scope, i) for i in range(len(entries)))
-    return Graph(nodes, tuple(positions), tuple(output_names))
+    found_problems = problems(entries, floating, misplaced)
+    return Survey(tuple(entries), tuple(positions), tuple(output_names), tuple(found_problems))
 
 
 def checked_shape(input_shape: Sequence[int]) -> tuple[int, ...]:

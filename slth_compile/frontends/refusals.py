@@ -37,16 +37,16 @@ class _Problem:
         return f"{self.site.operation or 'operation'}{made_of} at {self.site}{reasons}"
 
 
-def refuse_unsupported(entries: Sequence[Entry], parameters: Iterable[str], outputs: Sequence[str] = ()) -> None:
-    """Refuses a target that is not made of target nodes alone.
+def problems(entries: Sequence[Entry], parameters: Iterable[str], outputs: Sequence[str] = ()) -> list[str]:
+    """Everything that keeps a target from being made of target nodes alone, a line each; empty where nothing does.
 
     Args:
         entries: The rewritten draft.
         parameters: Names of all floating point parameters of the model.
         outputs: What is wrong with the outputs where the operations themselves are fine.
 
-    Raises:
-        UnsupportedModelError: Unknown operations, parameters that reach no node, no weighted layer; all in one message.
+    Returns:
+        Unknown operations, parameters that reach no node, no weighted layer.
     """
     lines = [str(problem) for problem in _problems(entries)]
     used = frozenset().union(*(entry.leaves for entry in entries))
@@ -58,9 +58,12 @@ def refuse_unsupported(entries: Sequence[Entry], parameters: Iterable[str], outp
     ]
     if not any(isinstance(entry.node, n.Convolution | n.Dense) for entry in entries) and not lines:
         lines.append("no weighted layer: no convolution or dense layer with a parameter as kernel")
-    lines = lines or list(outputs)
-    if lines:
-        raise UnsupportedModelError("unsupported model:\n  " + "\n  ".join(lines))
+    return lines or list(outputs)
+
+
+def unsupported(lines: Sequence[str]) -> UnsupportedModelError:
+    """The one error that lists them all."""
+    return UnsupportedModelError("unsupported model:\n  " + "\n  ".join(lines))
 
 
 def _problems(entries: Sequence[Entry]) -> list[_Problem]:

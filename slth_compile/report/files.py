@@ -29,7 +29,7 @@ def require_writable(paths: Sequence[pathlib.Path], endings: Sequence[str], forc
             raise InputError(f"--output {path}: is a directory, expected a file")
         if path.exists() and not force:
             raise InputError(f"{path} exists already; choose another --output, or replace it with --force")
-    if len({path.absolute() for path in paths}) < len(paths):
+    if len({os.path.normcase(path.absolute()) for path in paths}) < len(paths):
         raise InputError("--output: the same file is named twice")
 
 

@@ -28,6 +28,11 @@ class Workspace:
 
     out: pathlib.Path
 
+    def __post_init__(self) -> None:
+        if self.out.name in ("", ".."):
+            # "." has no name to put ".partial" behind
+            object.__setattr__(self, "out", pathlib.Path(os.path.abspath(self.out)))
+
     @property
     def partial(self) -> pathlib.Path:
         """The directory everything is written to first."""
@@ -67,7 +72,7 @@ class Workspace:
         """
         stored = self.partial / _KEY
         if self.partial.exists() and resume and stored.is_file():
-            if stored.read_text() != key:
+            if stored.read_text("utf-8") != key:
                 raise InputError(
                     f"{self.partial} belongs to another target, seed, eps, delta, domain or feedback; give the same "
                     "arguments, or discard it with --force"
@@ -112,8 +117,8 @@ class Workspace:
                 os.rename(aside, self.out)
             raise
         _sync_directory(self.out.absolute().parent)
-        if aside.exists():
-            shutil.rmtree(aside)
+        # a file that somebody reads cannot be deleted everywhere; the new ticket is in its place all the same
+        shutil.rmtree(aside, ignore_errors=True)
 
     def discard(self) -> None:
         """Nothing left of the partial directory."""

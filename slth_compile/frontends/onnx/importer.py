@@ -25,7 +25,7 @@ from slth_compile.frontends.onnx.operators.rules import RULES
 from slth_compile.frontends.onnx.reader import Source, read
 from slth_compile.frontends.onnx.structure import Wiring, open_sizes, wiring_of
 from slth_compile.frontends.onnx.tensors import array_of
-from slth_compile.frontends.refusals import refuse_unsupported
+from slth_compile.frontends.refusals import problems, unsupported
 from slth_compile.frontends.rewrite import rewrite
 from slth_compile.frontends.shaping import squeezed
 from slth_compile.frontends.sites import Site
@@ -79,7 +79,8 @@ def import_onnx(model: Any, input_shape: Sequence[int] | None = None) -> Graph:
             positions.append(position)
     walk.refuse(misplaced)
     entries, positions = rewrite(walk.draft, positions)
-    refuse_unsupported(entries, ())
+    if found := problems(entries, ()):
+        raise unsupported(found)
     nodes = tuple(_named(entry, i) for i, entry in enumerate(entries))
     return Graph(nodes, tuple(positions), wiring.outputs if len(positions) > 1 else ("",))
 
