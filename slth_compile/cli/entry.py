@@ -8,12 +8,12 @@ from typing import Any
 
 import typer
 
-from slth_compile.cli import certify, laboratory, ticket
+from slth_compile.cli import certify, export, laboratory, ticket
 from slth_compile.cli.frame import app
 from slth_compile.errors import SlthError, VerificationError
 from slth_compile.interrupts import interrupts
 
-COMMANDS = (ticket, certify, laboratory)
+COMMANDS = (ticket, export, certify, laboratory)
 """What the help lists, in this order; importing a module adds its commands to the application."""
 
 _USAGE_ERROR: Any = typer.BadParameter.__mro__[1]  # click's own, or the copy that typer brings
