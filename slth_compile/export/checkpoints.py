@@ -12,8 +12,6 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from slth_compile.errors import InputError
-
 NOTE = "slth_compile.json"
 """The file in an orbax directory that says which ticket its parameters are of."""
 
@@ -25,8 +23,6 @@ Arrays = Mapping[str, np.ndarray]
 def write_safetensors(path: pathlib.Path, arrays: Arrays, properties: Mapping[str, str]) -> None:
     """Arrays by their path with dots, `params.Conv_0.kernel`, properties as metadata."""
     dotted = {name.replace("/", "."): np.ascontiguousarray(array) for name, array in arrays.items()}
-    if len(dotted) != len(arrays):
-        raise InputError(f"{path}: two parameters have one name once '.' and '/' are the same; write .orbax instead")
     path.write_bytes(safetensors.numpy.save(dotted, metadata=dict(properties)))
 
 

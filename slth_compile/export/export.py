@@ -140,6 +140,8 @@ def export_variables(
         raise InputError(f"effort is {effort!r}; expected {', '.join(EFFORTS[:-1])} or {EFFORTS[-1]}")
     refuse_occupied(path, force)
     form = form_of(path)
+    if len({name.replace("/", ".") for name in model.names}) < len(model.names):
+        raise InputError(f"{path}: two of the model's parameters have one name once '.' and '/' are the same")
     progress("export", 0, 3)
     found, made = effective_leaves(target, network.graph, network.exact, model)
     progress("export", 1, 3)

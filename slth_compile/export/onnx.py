@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from slth_compile.errors import InputError
+from slth_compile.errors import ExportError, InputError
 from slth_compile.export import onnx_layers
 from slth_compile.export.network import Function, Network
 from slth_compile.export.onnx_builder import IR_VERSION, OPSET, Builder, Value, channels_first, channels_last
@@ -115,10 +115,14 @@ def _session(path: pathlib.Path) -> tuple[Any, str]:
 
         evaluator = ReferenceEvaluator(os.fspath(path))
         return lambda x: evaluator.run(None, {INPUT: x}), f"onnx.reference {onnx.__version__}"
-    options = onnxruntime.SessionOptions()
+    runtime, options = f"onnxruntime {onnxruntime.__version__}", onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
-    return lambda x: session.run(None, {INPUT: x}), f"onnxruntime {onnxruntime.__version__}"
+    try:
+        session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its classes have no base of their own
+        reason = next(iter(str(error).splitlines()), "no message")
+        raise ExportError(f"{runtime} cannot load what was written ({reason}); nothing was kept") from error
+    return lambda x: session.run(None, {INPUT: x}), runtime
 
 
 def _sizes(shape: tuple[int, ...], order: tuple[int, ...]) -> list[str | int]:

@@ -185,8 +185,10 @@ def _misplaced(graph: Graph, made: Graph, origins: dict[str, np.ndarray], leaves
         expected = flat[origins[name]] if name in origins else before[name]
         if not _same(expected, array):
             field = name.partition(".")[2]
-            kind = "computed from parameters, it is none itself" if name in origins else "tied to a layer's weights"
-            found.append(f"{_layer_name(graph, name)}: its {field} is {kind}")
+            kind = (
+                "is computed from parameters, it is none itself" if name in origins else "is of a layer's weights too"
+            )
+            found.append(f"{_layer_name(graph, name)}: its {field} {kind}")
     return found
 
 
