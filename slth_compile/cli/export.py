@@ -19,7 +19,8 @@ from slth_compile.interrupts import wait_for_steps
 def export(
     out: Out,
     file: Annotated[
-        pathlib.Path, typer.Argument(help="Where; .onnx, .stablehlo, .safetensors or .orbax chooses the format.")
+        pathlib.Path,
+        typer.Argument(metavar="FILE", help="Where; .onnx, .stablehlo, .safetensors or .orbax chooses the format."),
     ],
     literal: Annotated[
         bool, typer.Option("--literal", help="The pruned random network of 2l layers, not the effective one.")

@@ -4,7 +4,7 @@ Two float32 evaluations of one network differ by rounding alone. How much roundi
 evaluation, which is set against float64; another order of sums makes errors of the same size, and a wrong weight,
 layout or attribute makes errors of the size of the outputs:
 
-    |exported - ticket| <= 64 max(|ticket in float32 - ticket in float64|, 2^-24 |output|)
+    |exported - ticket| <= 32 max(|ticket in float32 - ticket in float64|, 2^-24 |output|)
 
 where each term is the largest over the inputs and entries of an output leaf.
 """
@@ -20,7 +20,7 @@ from slth_compile.domain import Domain
 from slth_compile.errors import ExportError
 from slth_compile.export.network import Function
 
-ROOM = 64
+ROOM = 32
 SAMPLES = 16
 _BATCH = 4
 _ROUNDING = 2.0**-24
