@@ -111,9 +111,11 @@ def test_literal_network(target: Target, tmp_path: Path) -> None:
     kinds = [node.op_type for node in graph.node]
     assert kinds.count("Conv") == 2 * len(network.graph.layers)
     layers = [network.graph.nodes[i] for i in network.graph.layers]
-    assert kinds.count("MatMul") == sum(node.bias is not None for node in layers)
-    held = {array.name.rpartition("/")[2].partition("_")[0]: array for array in graph.initializer}
-    assert {"U", "V", "u", "v"} <= held.keys()
+    held = [array.name.rpartition("/")[2].partition("_")[0] for array in graph.initializer]
+    biases = sum(node.bias is not None for node in layers)
+    assert [held.count(name) for name in "UVuv"] == [len(layers), len(layers), biases, biases]
+    products = [node for node in graph.node if node.op_type == "MatMul" and node.input[1].rpartition("/")[2][:1] == "v"]
+    assert len(products) == biases
 
 
 def odd() -> Graph:
