@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from slth_compile.domain import Balls as Balls
     from slth_compile.domain import Box as Box
     from slth_compile.domain import Points as Points
+    from slth_compile.errors import ExportError as ExportError
     from slth_compile.errors import InputError as InputError
     from slth_compile.errors import SlthError as SlthError
     from slth_compile.errors import UnreachableError as UnreachableError
@@ -41,6 +42,7 @@ _HOMES = {
     "SlthError": "errors",
     "UnreachableError": "errors",
     "InputError": "errors",
+    "ExportError": "errors",
     "VerificationError": "errors",
     "UnsupportedModelError": "errors",
 }

@@ -8,21 +8,29 @@ import hashlib
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from slth_compile.certificate import engine
 from slth_compile.certificate.certificate import Certificate, certify_domain
 from slth_compile.certificate.difference import LayerErrors
 from slth_compile.certificate.weight_errors import weight_errors
 from slth_compile.domain import Domain, require_domain
 from slth_compile.errors import InputError, UnsupportedModelError, VerificationError
+from slth_compile.export.export import Exported, export_network, export_variables
+from slth_compile.export.files import FORMS, ONNX, STABLEHLO, form_of, refuse_occupied
+from slth_compile.export.network import EFFECTIVE, LITERAL, Network
+from slth_compile.export.variables import effective_leaves
+from slth_compile.frontends.leaves import parameters_of
 from slth_compile.graph.check import check, nonnegative_nodes
 from slth_compile.graph.evaluate import LayerWeights, evaluate
 from slth_compile.graph.fold import fold
 from slth_compile.graph.graph import Graph
 from slth_compile.plan.plan import Plan, predict
+from slth_compile.progress import Progress, silent
 from slth_compile.report.card import render_card
 from slth_compile.report.html import render_html
 from slth_compile.report.markdown import render_markdown
@@ -161,6 +169,83 @@ class Compiled:
         except OSError as error:
             raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
 
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        literal: bool = False,
+        nchw: bool = False,
+        like: Any = None,
+        batch_axis: int | None = 0,
+        effort: str = engine.NORMAL,
+        force: bool = False,
+        progress: Progress = silent,
+    ) -> Exported:
+        """The ticket in a format that other programs read, loaded back and compared before the file is in its place.
+
+        `.onnx` and `.stablehlo` hold the ticket as a function, `.safetensors` and `.orbax` (a directory) its effective
+        weights as the target's own parameters.
+
+        Args:
+            path: Where; the ending chooses the format.
+            literal: Whether the function is written as the pruned random network of 2l layers, masks applied, and not
+                as the effective network of the target's size.
+            nchw: Whether an ONNX model takes and returns channels first; it takes what the ticket takes otherwise.
+            like: The target's model, for its own parameters; see `variables`.
+            batch_axis: Axis of the batch in that model's input; None for a model of single samples.
+            effort: What the bounds of rounded parameters may cost, as for `certify`.
+            force: Whether an existing file, or orbax directory, is replaced.
+            progress: Called as the steps advance.
+
+        Returns:
+            What was written and how it compared.
+
+        Raises:
+            InputError: A path or an argument that cannot be used, or a network too large for the format.
+            UnsupportedModelError: The format cannot hold the ticket; names every reason.
+            ExportError: What was loaded back computes something else; nothing is kept.
+        """
+        path = pathlib.Path(path)
+        function = form_of(path) in (ONNX, STABLEHLO)
+        refuse_occupied(path, force)
+        if function and like is not None:
+            raise InputError(f"{path}: a function goes without the target's model; leave like (--like) out")
+        if not function and like is None:
+            what = FORMS[form_of(path)]
+            raise InputError(
+                f"{path}: {what} need the target's model; pass like=model (--like CHECKPOINT --factory ...)"
+            )
+        if function:
+            exported = self._exported(literal)
+            return export_network(exported, path, nchw=nchw, force=force, progress=progress)
+        if literal or nchw:
+            raise InputError(f"{path}: parameters of the target are of the effective network, in its own layout")
+        model = parameters_of(like, self.graph.input_shape, batch_axis)
+        network = self._exported(literal=False)
+        return export_variables(network, self.graph, path, model, effort=effort, force=force, progress=progress)
+
+    def variables(self, model: Any, *, batch_axis: int | None = 0) -> Any:
+        """The effective weights in the target's own pytree, each rounded to the type of the parameter it takes.
+
+        That is another network than the ticket; `slth.certify(model, model_with_these, domain)` bounds its difference
+        from the target. Where the ticket is for inputs >= 0, so are these weights.
+
+        Args:
+            model: The target: a bound linen module, an `nnx.Module`, or a callable pytree.
+            batch_axis: Axis of the batch in its input; None for a model of single samples.
+
+        Returns:
+            The variables of the linen module, the state of the nnx module, or the pytree.
+
+        Raises:
+            InputError: Another model, or one that is not the ticket's target.
+            UnsupportedModelError: No such network exists: a signed layer, a live batch norm, tied weights that the
+                ticket approximates apart, weights computed from parameters; names every reason.
+        """
+        parameters = parameters_of(model, self.graph.input_shape, batch_axis)
+        found, _ = effective_leaves(self.graph, self.folded, self.weights, parameters)
+        return parameters.variables(found)
+
     def save(self, directory: str | os.PathLike[str], *, force: bool = False) -> str:
         """The ticket directory, written beside its place and renamed as the last act.
 
@@ -202,10 +287,30 @@ class Compiled:
         certificates = [certificate.to_json() for certificate in self.certificates]
         return ticket_format.stated_files(self.graph, self.ticket, domains, certificates)
 
+    def _exported(self, literal: bool) -> Network:
+        layout, bounds = self.layout, enumerate(self.certificates)
+        properties = {
+            "ticket_id": self.ticket_id,
+            "seed": str(self.ticket.seed),
+            "eps": repr(layout.eps),
+            "format": ticket_format.FORMAT,
+            "format_version": str(ticket_format.VERSION),
+            "generator": ticket_format.GENERATOR,
+            "network": LITERAL if literal else EFFECTIVE,
+        } | {f"bound_{i}_{c.kind}": repr(c.bound) for i, c in bounds}
+        return Network(
+            graph=self.folded,
+            weights=self._narrow_weights,
+            exact=self.weights,
+            literal=self.compact_network() if literal else None,
+            domains=self.domains,
+            properties=properties,
+        )
+
     @functools.cached_property
-    def _effective(self):
+    def _narrow_weights(self) -> dict[int, LayerWeights]:
         # NumPy arrays: first asked for inside somebody's jit, they are constants all the same.
-        weights = {
+        return {
             i: LayerWeights(
                 np.asarray(w.positive, np.float32),
                 None if w.negative is None else np.asarray(w.negative, np.float32),
@@ -214,7 +319,10 @@ class Compiled:
             )
             for i, w in self.weights.items()
         }
-        return jax.jit(lambda x: evaluate(self.folded, x, weights))
+
+    @functools.cached_property
+    def _effective(self):
+        return jax.jit(lambda x: evaluate(self.folded, x, self._narrow_weights))
 
 
 def load_compiled(directory: str | os.PathLike[str]) -> Compiled:

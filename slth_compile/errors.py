@@ -45,6 +45,10 @@ class UnsupportedModelError(SlthError):
     exit_code = 4
 
 
+class ExportError(SlthError):
+    """An exported file, loaded back, does not compute what the ticket computes: a defect here or of what runs it."""
+
+
 class Note(UserWarning):
     """What was done is not all that was asked for; one sentence says what is different."""
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import typer
 
-from slth_compile.cli import certify, inspect, laboratory, ticket
+from slth_compile.cli import certify, export, inspect, laboratory, ticket
 from slth_compile.cli.frame import app
 from slth_compile.errors import SlthError, VerificationError
 from slth_compile.interrupts import interrupts
 
-COMMANDS = (ticket, inspect, certify, laboratory)
+COMMANDS = (ticket, export, inspect, certify, laboratory)
 """What the help lists, in this order; importing a module adds its commands to the application."""
 
 _COMPLETES = "_SLTH_COMPILE_COMPLETE"  # what the scripts of --install-completion set
