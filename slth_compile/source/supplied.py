@@ -41,6 +41,7 @@ entries."""
 
 _SCALES = range(-100, 101)
 _CHUNK = 1 << 22
+_EXACT = 2.0**53
 _SHOWN = 3
 U, V, BIAS_U, BIAS_V = TENSOR_NAMES.values()
 
@@ -272,6 +273,8 @@ def _numbers(name: str, array: Any) -> np.ndarray:
         raise InputError(f"source: '{name}' holds something that is no number") from None
     if values.dtype.kind not in "fiuV" or values.dtype.itemsize > 8:
         raise InputError(f"source: '{name}' is {values.dtype}; expected floating-point numbers or integers")
+    if values.dtype.kind in "iu" and np.any(np.abs(plain) > _EXACT):
+        raise InputError(f"source: '{name}' holds integers beyond 2^53; give floating-point numbers")
     if not np.isfinite(plain).all():
         raise InputError(f"source: '{name}' holds NaN or infinity; leave those copies out")
     return plain
