@@ -27,7 +27,7 @@ from slth_compile.domain import Domain
 from slth_compile.errors import InputError, Note, UnreachableError
 from slth_compile.graph.evaluate import ArrayLike, target_weights
 from slth_compile.graph.graph import Graph, target_digest
-from slth_compile.plan.plan import Plan, plan
+from slth_compile.plan.plan import Plan, plan, predict
 from slth_compile.processes import by_first, is_first
 from slth_compile.progress import Progress, part_of, silent
 from slth_compile.report.summary import AttackRow, Measured
@@ -44,7 +44,7 @@ from slth_compile.request import (
 from slth_compile.source.law import SourceLaw
 from slth_compile.source.layout import CLOSEST
 from slth_compile.source.source import Generated, Source, Supplied
-from slth_compile.source.supplied import called, fitted, numbers, supplied, widths
+from slth_compile.source.supplied import called, fitted, numbers, supplied, with_copies
 from slth_compile.subset_sum.compensation import LARGEST
 from slth_compile.subset_sum.network import solve_network, without_feedback
 from slth_compile.summarise import platform_text
@@ -188,7 +188,7 @@ def dry_run(
     refuse_objective(objective)
     given = checked_source(source, 0)
     asked = checked_request(target_model, eps, delta, domain, input_shape, batch_axis)
-    return _plan(asked, objective, window, _fitted(asked, given))
+    return _planned(asked, objective, window, given, 0)[0]
 
 
 def load(directory: str | os.PathLike[str]) -> Compiled:
@@ -218,23 +218,16 @@ Offer = SourceLaw | Mapping[str, Any] | Callable[..., Any]
 
 def _planned(asked: Request, objective: str, window: int | None, given: Offer, seed: int) -> tuple[Plan, Source]:
     """The plan, and the source it is of."""
-    given = _fitted(asked, given)
-    planned = _plan(asked, objective, window, given)
+    law = given if isinstance(given, SourceLaw) else None
+    # Before anything is planned: shapes are found wrong at once.
+    arrays = fitted(asked.folded, given) if isinstance(given, Mapping) else {}
+    planned = plan(asked.folded, asked.eps, asked.delta, asked.domains, objective, window, law)
     if isinstance(given, SourceLaw):
         return planned, Generated(seed, given)
-    arrays = given if isinstance(given, Mapping) else called(asked.folded, planned.layout, given)
-    return planned, supplied({name: arrays[name] for name in sorted(arrays)})
-
-
-def _fitted(asked: Request, given: Offer) -> Offer:
-    return fitted(asked.folded, given) if isinstance(given, Mapping) else given
-
-
-def _plan(asked: Request, objective: str, window: int | None, given: Offer) -> Plan:
-    """The plan for a law, for fitted arrays with their copies, or for a function."""
-    law = given if isinstance(given, SourceLaw) else None
-    copies = widths(asked.folded, given) if isinstance(given, Mapping) else None
-    return plan(asked.folded, asked.eps, asked.delta, asked.domains, objective, window, law, copies)
+    if callable(given):
+        arrays = called(asked.folded, planned.layout, given)
+    source = supplied({name: arrays[name] for name in sorted(arrays)})
+    return predict(asked.folded, with_copies(asked.folded, planned.layout, source), planned.bound), source
 
 
 def _certify(

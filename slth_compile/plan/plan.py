@@ -39,9 +39,6 @@ _RATES = (
 
 _BIAS_WIDENING = 2
 
-Widths = Sequence[tuple[int, int | None]]
-"""Copies of every layer's kernel and bias; None where it has no bias."""
-
 # How many times as many in 32 bits.
 _NARROW = 1.8
 
@@ -103,7 +100,6 @@ def plan(
     objective: str = CLOSEST,
     window: int | None = None,
     law: SourceLaw | None = STANDARD,
-    widths: Widths | None = None,
 ) -> Plan:
     """Tolerances, gains, windows and widths for a target.
 
@@ -114,9 +110,8 @@ def plan(
         domains: Where eps must hold.
         objective: Which subset within its tolerance a weight takes, one of `OBJECTIVES`.
         window: Candidates solved together, everywhere; None chooses for every gadget.
-        law: Of the source; None where it is supplied. Where its misses cannot be bounded (`plan.law`), delta is what
-            widths are estimated for, and is not stated.
-        widths: Copies that a supplied source has, kernel and bias of every layer; None where the plan chooses.
+        law: Of the source; None where it is supplied, which is planned for as if it were the standard one. Where its
+            misses cannot be bounded (`plan.law`), delta is what widths are estimated for, and is not stated.
 
     Raises:
         InputError: A window that was not measured.
@@ -141,8 +136,6 @@ def plan(
         if law is None or law == STANDARD:
             raise
         stated, found = False, layers(stated=False)
-    if widths is not None:
-        found = tuple(map(_with_widths, found, widths))
     layout = Layout(eps=eps, delta=delta if stated else None, layers=found, objective=objective, law=law)
     return predict(graph, layout, budget.bound)
 
@@ -194,13 +187,6 @@ class _Share:
     def problems(self, name: str, magnitudes: np.ndarray, error: float, signs: int, which: int) -> Problems:
         allowed = self.failure * max(1, magnitudes.size * signs)
         return Problems(name, magnitudes, error, signs, self.tolerances[which], allowed, self.law, self.stated)
-
-
-def _with_widths(layer: LayerLayout, widths: tuple[int, int | None]) -> LayerLayout:
-    """The layer with the copies that there are, and what they are needed for unchanged."""
-    kernel = dataclasses.replace(layer.kernel, width=widths[0])
-    bias = None if layer.bias is None else dataclasses.replace(layer.bias, width=widths[1] or layer.bias.width)
-    return dataclasses.replace(layer, kernel=kernel, bias=bias)
 
 
 def _plan_layer(

@@ -13,6 +13,8 @@ so that all sums stay exact. The scales of `U` and `V` join the gain of the laye
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
@@ -28,7 +30,7 @@ from slth_compile.graph.graph import Graph
 from slth_compile.graph.nodes import Weighted
 from slth_compile.source.dyadic import ENTRY_BITS
 from slth_compile.source.law import FEWEST_BITS, MOST_BITS
-from slth_compile.source.layout import MAXIMUM_WIDTH, Layout
+from slth_compile.source.layout import MAXIMUM_WIDTH, Gadget, Layout
 from slth_compile.source.network import kernel_shape, own_elements
 from slth_compile.source.source import TENSOR_NAMES, Supplied
 
@@ -86,7 +88,7 @@ def dyadic(name: str, array: Any) -> tuple[np.ndarray, int]:
             f"source: '{name}' holds {value!r}, which has more than the 24 bits below 2^{scale} that its largest entry "
             f"allows; round the arrays first: slth.round_source(arrays, bits={MOST_BITS})"
         )
-    return scaled.astype(np.int32), scale
+    return np.ascontiguousarray(scaled, np.int32), scale
 
 
 def round_source(arrays: Mapping[str, Any], bits: int = MOST_BITS) -> tuple[dict[str, np.ndarray], dict[str, float]]:
@@ -179,12 +181,32 @@ def fitted(graph: Graph, arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return found
 
 
-def widths(graph: Graph, arrays: Mapping[str, np.ndarray]) -> list[tuple[int, int | None]]:
-    """Copies of every layer's kernel and bias in fitted arrays."""
-    return [
-        (len(arrays[f"{index}.{U}"]), None if node.bias is None else len(arrays[f"{index}.{BIAS_U}"]))
-        for index, node in _layers(graph)
-    ]
+def with_copies(graph: Graph, layout: Layout, source: Supplied) -> Layout:
+    """A layout planned for the standard source, for the copies that there are and the size they have.
+
+    Gains rise by the octaves by which the root mean square of `U V` is below that of the standard law, 1/3 of the full
+    scale: where a few large entries set the scale, the others are small.
+    """
+
+    def fitting(gadget: Gadget, u: np.ndarray, v: np.ndarray) -> Gadget:
+        octaves = max(0, round(float(np.log2((1 / 3) / max(_size(u) * _size(v), 2.0**-40)))))
+        return dataclasses.replace(gadget, width=len(u), gain=gadget.gain + octaves)
+
+    layers = []
+    for index, _ in _layers(graph):
+        layer, own = layout.layers[index], functools.partial(_tensor, source, index)
+        bias = None if layer.bias is None else fitting(layer.bias, own(BIAS_U), own(BIAS_V))
+        layers.append(dataclasses.replace(layer, kernel=fitting(layer.kernel, own(U), own(V)), bias=bias))
+    return dataclasses.replace(layout, layers=tuple(layers))
+
+
+def _tensor(source: Supplied, index: int, tensor: str) -> np.ndarray:
+    return source.tensors[f"{index}.{tensor}"]
+
+
+def _size(entries: np.ndarray) -> float:
+    """The root mean square of integer entries, in units of the full scale."""
+    return float(np.sqrt(np.mean(np.square(entries, dtype=np.float64)))) * 2.0**-ENTRY_BITS
 
 
 def called(graph: Graph, layout: Layout, entries_of: EntriesOf) -> dict[str, np.ndarray]:
