@@ -184,7 +184,10 @@ def dry_run(
     input_shape: tuple[int, ...] | None = None,
     batch_axis: int | None = 0,
 ) -> Plan:
-    """What `compile` would draw and what it would cost; nothing is drawn. Arguments as for `compile`."""
+    """What `compile` would draw and what it would cost; nothing is drawn. Arguments as for `compile`.
+
+    A function that supplies the source is asked for its entries: the gains depend on how large they are.
+    """
     refuse_objective(objective)
     given = checked_source(source, 0)
     asked = checked_request(target_model, eps, delta, domain, input_shape, batch_axis)

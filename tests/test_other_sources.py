@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fractions
 import functools
 import itertools
@@ -238,6 +239,23 @@ def test_a_probability_is_stated_where_it_is_proved():
         assert layer.kernel.width <= other.kernel.width <= 1.5 * layer.kernel.width
         assert layer.kernel.tolerance == other.kernel.tolerance
     assert plan(source=STANDARD) == standard
+
+
+def test_nothing_is_stated_in_part():
+    """Weights that are all zero are surely met; where others are estimated that is not stated either."""
+    nothing = functools.partial(Problems, "bias", np.zeros(0), 0.0, 1, 0.1, 0.01, SourceLaw(8))
+    assert plan_gadget(nothing(stated=True)).failure == 0.0
+    assert plan_gadget(nothing(stated=False)).failure is None
+
+
+def test_a_window_that_can_only_be_estimated_is_used_all_the_same():
+    """The four-list solver was measured on products of standard entries; other laws use its windows when asked to."""
+    wanted = Problems("conv", np.array([0.9, 0.3]), 0.0, 1, 2.0**-20, 0.01, SourceLaw(signs=True))
+    with pytest.raises(UnreachableError):
+        plan_gadget(wanted, 34)
+    assert plan_gadget(dataclasses.replace(wanted, stated=False), 34).failure is None
+    with pytest.raises(InputError, match="window is 33"):
+        plan_gadget(wanted, 33)
 
 
 def test_too_few_bits_are_refused_with_enough():

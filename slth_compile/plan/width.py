@@ -131,14 +131,17 @@ def plan_gadget(problems: Problems, window: int | None = None) -> Gadget:
         UnreachableError: The tolerance is below the grid, or no width up to `MAXIMUM_WIDTH` suffices.
     """
     limits_by_window = limits_of(problems)
-    if window is not None and window not in limits_by_window:
-        sizes = ", ".join(map(str, limits_by_window))
+    # Some windows are measured well enough for an estimate only.
+    known = limits_of(dataclasses.replace(problems, stated=False))
+    if window is not None and window not in known:
+        sizes = ", ".join(map(str, known))
         raise InputError(f"window is {window}; expected one of the measured sizes {sizes}")
     chosen = [m for m in limits_by_window if m % WINDOW_STEP == 0 or m > MAXIMUM_WINDOW]
-    windows = chosen if window is None else [window]
+    windows = chosen if window is None else [m for m in limits_by_window if m == window]
     largest = float(problems.magnitudes.max(initial=0.0))
     if largest == 0:
-        return Gadget(width=1, gain=0, window=windows[0], tolerance=problems.tolerance, failure=0.0)
+        nothing = 0.0 if problems.stated else None
+        return Gadget(width=1, gain=0, window=window or windows[0], tolerance=problems.tolerance, failure=nothing)
     mantissa, exponent = np.frexp(largest)
     lowest = int(exponent) - int(mantissa == 0.5)
     counts = problems.counts(lowest)

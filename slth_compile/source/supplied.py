@@ -34,7 +34,7 @@ from slth_compile.source.layout import MAXIMUM_WIDTH, Gadget, Layout
 from slth_compile.source.network import kernel_shape, own_elements
 from slth_compile.source.source import TENSOR_NAMES, Supplied
 
-LARGEST_SOURCE = 1 << 28
+LARGEST_SOURCE = 1 << 27
 """Entries of a supplied source; they are stored in the ticket, four bytes each."""
 
 EntriesOf = Callable[[int, str, np.ndarray], Any]

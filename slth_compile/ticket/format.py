@@ -284,6 +284,10 @@ def _described(source: Source) -> dict[str, Any] | None:
 
 def _source(manifest: Mapping[str, Any], content: Mapping[str, bytes]) -> tuple[Source, SourceLaw | None]:
     described = manifest["source"] if manifest["version"] == SOURCE_VERSION else {"kind": "generated"}
+    if described["kind"] not in ("generated", "supplied"):
+        raise VerificationError(
+            "source", f"found a source of kind {described['kind']!r:.40}, expected generated or supplied"
+        )
     if (described["kind"] == "supplied") != (SOURCE in content):
         raise VerificationError("format", f"{SOURCE} is needed exactly where the source was supplied")
     if described["kind"] == "supplied":
