@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 import slth_compile as slth
 from slth_compile.constructions.da_cunha import Family, families
 from slth_compile.graph.nodes import Weighted
-from slth_compile.source.dyadic import PRODUCT_BITS, entries
-from slth_compile.source.threefry import words
+from slth_compile.source.dyadic import PRODUCT_BITS
+from slth_compile.source.tensor import read_entries
 from slth_compile.ticket.masks import SubsetMask
 
 KEPT, PRUNED, LINE = "#0072B2", "#C9CDD2", "#D55E00"
@@ -27,7 +27,7 @@ def main(directory: pathlib.Path, picture: pathlib.Path) -> None:
     found = slth.load(directory)
     node = found.folded.nodes[found.folded.layers[1]]
     assert isinstance(node, Weighted)
-    family = families(found.ticket.seed, 1, node, found.layout.layers[1])[0]
+    family = families(found.ticket.source, 1, node, found.layout.layers[1])[0]
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     left, middle, right = figure.subplots(1, 3, width_ratios=(1.25, 1, 1))
     draw_subset(left, family, found.ticket.masks[1][family.part])
@@ -38,13 +38,9 @@ def main(directory: pathlib.Path, picture: pathlib.Path) -> None:
 
 def draw_subset(axes: Axes, family: Family, mask: SubsetMask) -> None:
     """The candidates of the largest weight; the kept ones add up to it."""
-    import jax
-    import jax.numpy as jnp
-
     flat = int(np.argmax(np.abs(family.weights)))
     addresses, own = family.candidates(np.array([flat]), mask.windows.reshape(-1)[[flat]].astype(np.int64))
-    with jax.enable_x64(True):
-        drawn = np.asarray(entries(words(family.key, jnp.asarray(addresses))))
+    drawn = read_entries(family.v, addresses)
     candidates = np.ldexp((drawn * own)[:, 0].astype(np.float64), family.gadget.gain - PRODUCT_BITS)
     kept = (int(mask.subsets.reshape(-1)[flat]) >> np.arange(len(candidates))) & 1 == 1
     places = np.arange(len(candidates))

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from slth_compile.errors import UnsupportedModelError as UnsupportedModelError
     from slth_compile.errors import VerificationError as VerificationError
     from slth_compile.report.comparison import Comparison as Comparison
+    from slth_compile.source.law import SourceLaw as SourceLaw
+    from slth_compile.source.supplied import round_source as round_source
 
 __version__ = "0.1.0"
 
@@ -36,6 +38,8 @@ _HOMES = {
     "load": "compiler",
     "verify": "compiler",
     "Compiled": "compiled",
+    "SourceLaw": "source.law",
+    "round_source": "source.supplied",
     "Box": "domain",
     "Balls": "domain",
     "Points": "domain",

@@ -52,7 +52,7 @@ class Compiled:
         graph: The target as given.
         folded: The target without batch norms.
         plan: Layout and predicted sizes, fixed before the source was drawn.
-        ticket: Layout, seed and masks: all there is to the pruned network.
+        ticket: Layout, source and masks: all there is to the pruned network.
         layers: Its layers in closed form, exact.
         errors: Enclosed weight errors by position in `folded`.
         domains: Where it is certified; None stands for a domain that was too large to be stored.
@@ -76,7 +76,8 @@ class Compiled:
         """One line: size and certificates."""
         weights = sum(size.weights for size in self.plan.layers)
         certified = ", ".join(f"{c.kind}: <= {c.bound:.3g}" for c in self.certificates)
-        return f"Compiled({len(self.plan.layers)} layers, {weights:,} weights, seed {self.ticket.seed}, {certified})"
+        source = "source supplied" if self.ticket.seed is None else str(self.ticket.source)
+        return f"Compiled({len(self.plan.layers)} layers, {weights:,} weights, {source}, {certified})"
 
     def __call__(self, x: np.ndarray | jax.Array) -> jax.Array | tuple[jax.Array, ...]:
         """The ticket's output for a batch in float32, at the cost of the target; a tuple where it has several."""

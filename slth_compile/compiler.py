@@ -9,7 +9,7 @@ import os
 import pathlib
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,19 +27,24 @@ from slth_compile.domain import Domain
 from slth_compile.errors import InputError, Note, UnreachableError
 from slth_compile.graph.evaluate import ArrayLike, target_weights
 from slth_compile.graph.graph import Graph, target_digest
-from slth_compile.plan.plan import Plan, plan
+from slth_compile.plan.plan import Plan, plan, predict
 from slth_compile.processes import by_first, is_first
 from slth_compile.progress import Progress, part_of, silent
 from slth_compile.report.summary import AttackRow, Measured
 from slth_compile.request import (
     Domains,
+    Request,
     calibration_inputs,
     checked_request,
+    checked_source,
     refuse_effort,
     refuse_objective,
     refuse_seed,
 )
+from slth_compile.source.law import SourceLaw
 from slth_compile.source.layout import CLOSEST
+from slth_compile.source.source import Generated, Source, Supplied
+from slth_compile.source.supplied import called, fitted, numbers, supplied, with_copies
 from slth_compile.subset_sum.compensation import LARGEST
 from slth_compile.subset_sum.network import solve_network, without_feedback
 from slth_compile.summarise import platform_text
@@ -58,6 +63,7 @@ def compile(
     *,
     domain: Domains | None = None,
     seed: int = 0,
+    source: Any = None,
     objective: str = CLOSEST,
     window: int | None = None,
     feedback: ArrayLike | None = None,
@@ -83,6 +89,10 @@ def compile(
         delta: Allowed probability, over seeds, that some weight misses its planned tolerance.
         domain: Where the statement holds, one or several; the box [0, 1] where the input shape is known otherwise.
         seed: Seed of the source, 0 <= seed < 2^64. Only this one is ever tried.
+        source: Where the random numbers come from: None generates entries of 24 bits; a `SourceLaw` generates shorter
+            ones, or signed constants for `U`; arrays by name (`source.supplied`), a `.safetensors` or `.npz` file of
+            them, or a function `(layer, tensor, index) -> entries` supplies them. Nothing is stated about how likely a
+            supplied source is to do: `delta` only shapes the plan.
         objective: Which subset within its tolerance every weight takes: `"closest"`; `"sparsest"`, which keeps fewest
             random weights; `"fewest-bits"`, whose masks code shortest.
         window: Candidates solved together, for every weight; None leaves it to the plan, layer by layer.
@@ -117,6 +127,7 @@ def compile(
     refuse_seed(seed)
     refuse_objective(objective)
     refuse_effort(effort)
+    given = checked_source(source, seed)
     clock = _Clock()
     with clock("plan"):
         asked = checked_request(target_model, eps, delta, domain, input_shape, batch_axis)
@@ -125,7 +136,7 @@ def compile(
             evaluate = measure.labelled(folded, evaluate)
         calibration = None if feedback is None else calibration_inputs(folded, feedback, objective)
         progress("plan", 0, 1)
-        planned = plan(folded, asked.eps, delta, domains, objective, window)
+        planned, drawn = _planned(asked, objective, window, given, seed)
         progress("plan", 1, 1)
         if calibration is not None and (large := without_feedback(folded, planned.layout)):
             warnings.warn(
@@ -134,10 +145,10 @@ def compile(
             )
     try:
         with clock("solve"):
-            key = _key(graph, planned, seed, domains, calibration)
+            key = _key(graph, planned, drawn, domains, calibration)
             by_first(lambda: None if workspace is None else workspace.begin(key, resume=resume))
             problems = sum(layer.problems for layer in planned.layers)
-            ticket = solve_network(folded, planned.layout, seed, workspace, problems, progress, calibration)
+            ticket = solve_network(folded, planned.layout, drawn, workspace, problems, progress, calibration)
         with clock("certify"):
             layers = effective_layers(folded, ticket)
             errors = weight_errors(folded, ticket, layers)
@@ -167,15 +178,20 @@ def dry_run(
     delta: float = 1e-3,
     *,
     domain: Domains | None = None,
+    source: Any = None,
     objective: str = CLOSEST,
     window: int | None = None,
     input_shape: tuple[int, ...] | None = None,
     batch_axis: int | None = 0,
 ) -> Plan:
-    """What `compile` would draw and what it would cost; nothing is drawn. Arguments as for `compile`."""
+    """What `compile` would draw and what it would cost; nothing is drawn. Arguments as for `compile`.
+
+    A function that supplies the source is asked for its entries: the gains depend on how large they are.
+    """
     refuse_objective(objective)
+    given = checked_source(source, 0)
     asked = checked_request(target_model, eps, delta, domain, input_shape, batch_axis)
-    return plan(asked.folded, asked.eps, delta, asked.domains, objective, window)
+    return _planned(asked, objective, window, given, 0)[0]
 
 
 def load(directory: str | os.PathLike[str]) -> Compiled:
@@ -198,6 +214,23 @@ def verify(directory: str | os.PathLike[str], **options: Any) -> checker.Verdict
     # The checker works on one batch of samples a core; threads inside its products would only wait for each other.
     with threadpool_limits(1, "blas"):
         return checker.verify(directory, **options)
+
+
+Offer = SourceLaw | Mapping[str, Any] | Callable[..., Any]
+
+
+def _planned(asked: Request, objective: str, window: int | None, given: Offer, seed: int) -> tuple[Plan, Source]:
+    """The plan, and the source it is of."""
+    law = given if isinstance(given, SourceLaw) else None
+    # Before anything is planned: shapes are found wrong at once.
+    arrays = fitted(asked.folded, given) if isinstance(given, Mapping) else {}
+    planned = plan(asked.folded, asked.eps, asked.delta, asked.domains, objective, window, law)
+    if isinstance(given, SourceLaw):
+        return planned, Generated(seed, given)
+    if callable(given):
+        arrays = called(asked.folded, planned.layout, given)
+    source = supplied({name: arrays[name] for name in sorted(arrays)})
+    return predict(asked.folded, with_copies(asked.folded, planned.layout, source), planned.bound), source
 
 
 def _certify(
@@ -267,10 +300,12 @@ def _nothing_measured(domains: Sequence[Domain]) -> Measured:
 
 
 def _key(
-    graph: Graph, planned: Plan, seed: int, domains: Sequence[Domain], calibration: np.ndarray | None = None
+    graph: Graph, planned: Plan, source: Source, domains: Sequence[Domain], calibration: np.ndarray | None = None
 ) -> str:
     layout = dataclasses.asdict(planned.layout)
-    parts = [VERSION, target_digest(graph), layout, seed, [domain_digest(d) for d in domains]]
+    parts = [VERSION, target_digest(graph), layout, source.seed, [domain_digest(d) for d in domains]]
+    if isinstance(source, Supplied):
+        parts.append({name: hashlib.sha256(a.tobytes()).hexdigest() for name, a in numbers(source).items()})
     if calibration is not None:
         parts.append([list(calibration.shape), hashlib.sha256(calibration.tobytes()).hexdigest()])
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

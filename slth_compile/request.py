@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,9 @@ from slth_compile.graph.check import check
 from slth_compile.graph.evaluate import ArrayLike
 from slth_compile.graph.fold import fold
 from slth_compile.graph.graph import Graph
+from slth_compile.source.law import FEWEST_BITS, MOST_BITS, STANDARD, SourceLaw
 from slth_compile.source.layout import CLOSEST, OBJECTIVES
+from slth_compile.source.supplied import read_source
 
 Domains = Domain | Sequence[Domain]
 
@@ -90,6 +93,30 @@ def refuse_objective(objective: str) -> None:
             f"objective is {objective!r}; expected {', '.join(OBJECTIVES[:-1])} or {OBJECTIVES[-1]}"
             f"{suggestion(str(objective), OBJECTIVES)}"
         )
+
+
+def checked_source(source: Any, seed: int) -> SourceLaw | Mapping[str, Any] | Callable[..., Any]:
+    """What `compiler.compile` takes as a source: a law, arrays by name (read where a path is given) or a function.
+
+    Raises:
+        InputError: Something else, a law that there is not, an unreadable file, or a seed for numbers that are given.
+    """
+    if source is None:
+        return STANDARD
+    if isinstance(source, SourceLaw):
+        if not isinstance(source.bits, int) or not FEWEST_BITS <= source.bits <= MOST_BITS:
+            raise InputError(f"source: {source.bits} bits an entry; expected {FEWEST_BITS} to {MOST_BITS}")
+        return source
+    if seed != 0:
+        raise InputError("seed has no meaning for a supplied source; leave it out")
+    if isinstance(source, str | os.PathLike):
+        return read_source(source)
+    if isinstance(source, Mapping) or callable(source):
+        return source
+    raise InputError(
+        f"source is a {type(source).__name__}; expected a SourceLaw, arrays by name, a function of layer, tensor and "
+        "index, or a .safetensors or .npz file"
+    )
 
 
 def refuse_effort(effort: str) -> None:

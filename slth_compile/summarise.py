@@ -21,7 +21,7 @@ from slth_compile.graph.graph import Graph, target_digest
 from slth_compile.graph.nodes import Convolution, Weighted
 from slth_compile.plan.plan import LayerSize, Plan
 from slth_compile.report.summary import AttackRow, CertificateRow, Evaluation, LayerRow, Measured, Summary
-from slth_compile.source.layout import Gadget, LayerLayout
+from slth_compile.source.layout import Gadget, LayerLayout, added
 from slth_compile.source.network import kernel_shape
 from slth_compile.ticket.format import mask_sizes
 from slth_compile.ticket.masks import SubsetMask
@@ -92,6 +92,7 @@ def summarise(
         mask_bytes=len(masks),
         measured=measured,
         objective=plan.layout.objective,
+        source=str(ticket.source),
     )
 
 
@@ -158,7 +159,7 @@ def _layer_row(
         gain=layout.kernel.gain,
         window=layout.kernel.window,
         tolerance=layout.kernel.tolerance,
-        failure=layout.kernel.failure + (layout.bias.failure if layout.bias else 0.0),
+        failure=added([layout.kernel.failure, layout.bias.failure if layout.bias else 0.0]),
         parameters_v=size.parameters_v,
         parameters_u=size.parameters_u,
         largest_error=largest,

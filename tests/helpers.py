@@ -30,7 +30,8 @@ from slth_compile.graph.check import nonnegative_nodes
 from slth_compile.graph.fold import fold
 from slth_compile.graph.graph import graph_from_json
 from slth_compile.source.layout import Gadget, LayerLayout
-from slth_compile.source.network import drawn_entries
+from slth_compile.source.source import Generated
+from slth_compile.source.tensor import read_entries
 from slth_compile.ticket import format as ticket_format
 from slth_compile.ticket.apply import effective_layers
 
@@ -192,7 +193,7 @@ def falsehoods(directory: Path) -> set[str]:
     for i, (position, layout) in enumerate(zip(folded.layers, ticket.layout.layers, strict=True)):
         if not layout.signed and not positive[folded.nodes[position].inputs[0]]:
             failing.add("sign")
-        for family in families(ticket.seed, i, folded.nodes[position], layout):
+        for family in families(ticket.source, i, folded.nodes[position], layout):
             mask = ticket.masks[i][family.part]
             windows, subsets = mask.windows.reshape(-1), mask.subsets.reshape(-1)
             available = family.windows[family.channel(np.arange(windows.size))]
@@ -200,7 +201,7 @@ def falsehoods(directory: Path) -> set[str]:
                 return {"masks"}
     layers = effective_layers(folded, ticket)
     for i, (layer, layout) in enumerate(zip(layers, ticket.layout.layers, strict=True)):
-        for family in families(ticket.seed, i, folded.nodes[folded.layers[i]], layout):
+        for family in families(ticket.source, i, folded.nodes[folded.layers[i]], layout):
             unit = Fraction(2) ** (family.gadget.gain - 46)
             tolerance = Fraction(family.gadget.tolerance)
             pairs = zip(getattr(layer, family.part).reshape(-1), family.weights.reshape(-1), strict=True)
@@ -231,7 +232,7 @@ def family_of(parts: Parts, name: str) -> Family:
     plan = manifest["layers"][int(layer)]
     bias = None if plan["bias"] is None else Gadget(**plan["bias"])
     layout = LayerLayout(signed=plan["signed"], kernel=Gadget(**plan["kernel"]), bias=bias)
-    found = families(manifest["seed"], int(layer), graph.nodes[graph.layers[int(layer)]], layout)
+    found = families(Generated(manifest["seed"]), int(layer), graph.nodes[graph.layers[int(layer)]], layout)
     return next(family for family in found if family.part == part)
 
 
@@ -243,7 +244,7 @@ def contexts_of(family: Family) -> Callable[[int, int], list[int]]:
         if number >= family.windows[family.channel(flat)[0]]:
             return [0] * family.gadget.window
         addresses, own = family.candidates(flat, np.array([number]))
-        products = drawn_entries(family.key, addresses[:, 0]) * own[:, 0]
+        products = read_entries(family.v, addresses[:, 0]) * own[:, 0]
         return [mask_code.context(int(product)) for product in products]
 
     return contexts

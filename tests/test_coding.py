@@ -20,11 +20,12 @@ from slth_compile.checker import decode as checker_decode
 from slth_compile.checker import lanes as checker_lanes
 from slth_compile.checker import weights as checker_weights
 from slth_compile.checker.safetensors import Tensor
-from slth_compile.checker.threefry import tensor_key
+from slth_compile.checker.source import Generated as CheckedSource
 from slth_compile.constructions.da_cunha import families
 from slth_compile.errors import InputError, VerificationError
 from slth_compile.graph import nodes as n
 from slth_compile.source.layout import Gadget, LayerLayout
+from slth_compile.source.source import Generated
 from slth_compile.ticket import lanes
 from slth_compile.ticket.apply import masked_sums
 from slth_compile.ticket.coding import (
@@ -221,7 +222,7 @@ def test_the_checker_finds_masks_and_sums_of_a_seed(name, window):
     rng = np.random.default_rng(window)
     gadget = Gadget(width=6 * window + 30, gain=0, window=window, tolerance=1.0, failure=0.0)
     layout = LayerLayout(signed=True, kernel=gadget, bias=gadget)
-    for family in families(SEED, LAYER, NODES[name], layout):
+    for family in families(Generated(SEED), LAYER, NODES[name], layout):
         shape = family.weights.shape
         available = family.windows[family.channel(np.arange(family.weights.size))].reshape(shape)
         subsets = rng.integers(0, 2**window, shape, np.uint64) * (rng.random(shape) < 0.9).astype(np.uint64)
@@ -232,8 +233,8 @@ def test_the_checker_finds_masks_and_sums_of_a_seed(name, window):
         assert np.array_equal(again.windows, windows) and np.array_equal(again.subsets, mask.subsets)
         u, v, sign = TENSORS[family.part]
         groups = 1 if family.part == "bias" else getattr(NODES[name], "groups", 1)
-        keys = tensor_key(SEED, LAYER, u), tensor_key(SEED, LAYER, v)
-        part = checker_weights.Part(family.part, keys, shape, gadget.width, window, sign, groups)
+        tensors = (CheckedSource(SEED).tensor(LAYER, number, ()) for number in (u, v))
+        part = checker_weights.Part(family.part, *tensors, shape, gadget.width, window, sign, groups)
         contexts = functools.partial(checker_weights.contexts, part)
         offered = gadget.width // window
         tensor = Tensor("U8", raw.shape, raw)

@@ -28,6 +28,7 @@ from slth_compile.graph import nodes as n
 from slth_compile.graph.evaluate import LayerWeights
 from slth_compile.graph.graph import Graph
 from slth_compile.source.network import from_canonical
+from slth_compile.source.source import Generated
 from slth_compile.ticket.ticket import EffectiveLayer, Ticket
 
 seeds = st.integers(0, 2**32 - 1)
@@ -272,7 +273,7 @@ def test_a_bias_that_the_ticket_lacks() -> None:
     gadget = types.SimpleNamespace(gain=0)
     layout = types.SimpleNamespace(layers=(types.SimpleNamespace(kernel=gadget, bias=None, signed=False),))
     sums = np.full((1, 1, 2), 2**46, np.int64)
-    ticket = Ticket(layout, 0, ())  # type: ignore[arg-type]
+    ticket = Ticket(layout, Generated(0), ())  # type: ignore[arg-type]
     pair = pair_with_ticket(Graph((without.nodes[0], node), (1,)), without, ticket, (EffectiveLayer(sums, None, None),))
     (leaf,) = bound_difference(pair.graph, pair.errors_on(domain_of(True)), np.array([[0.0]]), np.array([[1.0]]))
     np.testing.assert_allclose(leaf.lower[0], [-0.25, 0.5], atol=1e-12)

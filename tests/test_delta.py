@@ -24,6 +24,7 @@ from slth_compile.graph.fold import fold
 from slth_compile.graph.graph import Graph
 from slth_compile.plan.plan import Plan
 from slth_compile.source.layout import Gadget, Layout
+from slth_compile.source.source import Generated
 from slth_compile.subset_sum.windows import Miss, solve_family
 from slth_compile.ticket.apply import effective_layers
 from slth_compile.ticket.ticket import Ticket
@@ -68,12 +69,12 @@ def solved(graph: Graph, layout: Layout, seed: int) -> tuple[Ticket, list[Miss]]
     masks, misses = [], []
     for index, position in enumerate(graph.layers):
         parts = {}
-        for family in families(seed, index, graph.nodes[position], layout.layers[index]):
+        for family in families(Generated(seed), index, graph.nodes[position], layout.layers[index]):
             solution = solve_family(family)
             parts[family.part] = solution.mask
             misses.extend(solution.misses)
         masks.append(parts)
-    return Ticket(layout, seed, tuple(masks)), misses
+    return Ticket(layout, Generated(seed), tuple(masks)), misses
 
 
 def lenet() -> Graph:
@@ -118,7 +119,7 @@ def fails(graph: Graph, layout: Layout, seed: int) -> bool:
     return any(
         solve_family(family).misses
         for index, position in enumerate(graph.layers)
-        for family in families(seed, index, graph.nodes[position], layout.layers[index])
+        for family in families(Generated(seed), index, graph.nodes[position], layout.layers[index])
     )
 
 

@@ -18,6 +18,7 @@ from slth_compile.graph.evaluate import LayerWeights
 from slth_compile.graph.graph import Graph
 from slth_compile.source.layout import Gadget, LayerLayout, Layout
 from slth_compile.source.network import from_canonical, kernel_shape
+from slth_compile.source.source import Generated
 from slth_compile.ticket.apply import effective_layers, masked_sums
 from slth_compile.ticket.masks import SubsetMask
 from slth_compile.ticket.materialise import network
@@ -181,7 +182,7 @@ def random_ticket(graph: Graph, signs: tuple[bool, ...], rng: np.random.Generato
         if bias is not None:
             parts["bias"] = _random_mask(rng, (1, 1, shape.outputs))
         masks.append(parts)
-    return Ticket(Layout(eps=1.0, delta=0.5, layers=tuple(layers)), SEED, tuple(masks))
+    return Ticket(Layout(eps=1.0, delta=0.5, layers=tuple(layers)), Generated(SEED), tuple(masks))
 
 
 def _random_mask(rng: np.random.Generator, shape: tuple[int, ...]) -> SubsetMask:

@@ -24,6 +24,7 @@ from slth_compile.graph.graph import Graph
 from slth_compile.plan.width import Problems, plan_gadget
 from slth_compile.progress import silent
 from slth_compile.source.layout import Gadget, LayerLayout, Layout
+from slth_compile.source.source import Generated
 from slth_compile.subset_sum import feedback, network, search
 from slth_compile.subset_sum.compensation import DAMPING, Compensation, compensation
 from slth_compile.subset_sum.layer_inputs import LayerInputs, moments
@@ -109,7 +110,7 @@ def test_every_weight_meets_the_plan_and_the_checker_agrees(tmp_path):
     for index, position in enumerate(found.folded.layers):
         node = found.folded.nodes[position]
         assert isinstance(node, n.Weighted)
-        for family in families(0, index, node, found.layout.layers[index]):
+        for family in families(Generated(0), index, node, found.layout.layers[index]):
             assert meets(family, found.ticket.masks[index][family.part])
     found.save(tmp_path / "out")
     assert slth.verify(tmp_path / "out").ticket_id == found.ticket_id
@@ -125,7 +126,7 @@ def scarce(seed: int) -> Family:
     gadget = plan_gadget(Problems("test", np.abs(kernel).ravel(), 0.0, 1, 1e-2, 0.5), window=8)
     node = n.Dense(inputs=(0,), kernel=kernel)
     layout = LayerLayout(signed=False, kernel=dataclasses.replace(gadget, width=36), bias=None)
-    return families(seed, 0, node, layout)[0]
+    return families(Generated(seed), 0, node, layout)[0]
 
 
 @settings(deadline=None, max_examples=25)
@@ -247,7 +248,7 @@ def test_no_feedback_is_what_it_was_before_there_was_any():
     gadget = Gadget(width=400, gain=1, window=12, tolerance=0.02, failure=0.1)
     layers = tuple(LayerLayout(signed=signed, kernel=gadget, bias=gadget) for signed in (False, True, False))
     layout = Layout(eps=EPS, delta=0.01, layers=layers)
-    ticket = network.solve_network(small(), layout, 3, None, 0, silent)
+    ticket = network.solve_network(small(), layout, Generated(3), None, 0, silent)
     digest = hashlib.sha256()
     for masks in ticket.masks:
         for part in sorted(masks):

@@ -14,6 +14,7 @@ from slth_compile.graph.graph import Graph
 from slth_compile.plan import width
 from slth_compile.source.dyadic import PRODUCT_BITS
 from slth_compile.source.layout import Gadget, LayerLayout
+from slth_compile.source.source import Generated
 from slth_compile.subset_sum.meet_in_the_middle import MAXIMUM_WINDOW
 from slth_compile.subset_sum.windows import meets, solve_family
 from slth_compile.ticket.apply import masked_sums
@@ -88,7 +89,7 @@ def test_what_ends_a_search_is_accepted() -> None:
     graph, gadget = network(), Gadget(width=340, gain=1, window=34, tolerance=1e-7, failure=0.1)
     node = graph.nodes[1]
     assert isinstance(node, n.Dense)
-    family = families(0, 0, node, LayerLayout(signed=False, kernel=gadget, bias=None))[0]
+    family = families(Generated(0), 0, node, LayerLayout(signed=False, kernel=gadget, bias=None))[0]
     settled: list[int] = []
     solution = solve_family(family, settled.append)
     assert solution.misses == () and sum(settled) == 12

@@ -21,6 +21,8 @@ from slth_compile.plan.objective import WIDENING, plan_fewest_bits, plan_sparses
 from slth_compile.plan.width import Problems, plan_gadget
 from slth_compile.source.dyadic import PRODUCT_BITS
 from slth_compile.source.layout import FEWEST_BITS, OBJECTIVES, SPARSEST, Gadget, LayerLayout
+from slth_compile.source.source import Generated
+from slth_compile.source.tensor import read_entries
 from slth_compile.subset_sum import cheapest_windows
 from slth_compile.subset_sum.cheapest_windows import family_costs, solve_cheapest
 from slth_compile.subset_sum.code_length import (
@@ -87,7 +89,7 @@ def family(window=8, gain=0, width=400, tolerance=0.01, sigma=0.2) -> Family:
     kernel[rng.random(kernel.shape) < 0.05] = 0
     gadget = Gadget(width=width, gain=gain, window=window, tolerance=tolerance, failure=0.0)
     node = n.Dense(inputs=(0,), kernel=kernel)
-    return families(7, 0, node, LayerLayout(signed=False, kernel=gadget, bias=None))[0]
+    return families(Generated(7), 0, node, LayerLayout(signed=False, kernel=gadget, bias=None))[0]
 
 
 @pytest.mark.parametrize("objective", [SPARSEST, FEWEST_BITS])
@@ -121,10 +123,7 @@ def with_x64(function, *arrays):
 
 
 def entries_of(own, addresses):
-    from slth_compile.source.dyadic import entries
-    from slth_compile.source.threefry import words
-
-    return np.asarray(with_x64(lambda a: entries(words(own.key, a)), addresses))
+    return read_entries(own.v, addresses)
 
 
 def cost_of(own, costs, i, found):

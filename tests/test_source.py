@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from slth_compile.graph.nodes import Convolution, Dense
 from slth_compile.source.dyadic import enclose_difference, entries, split
 from slth_compile.source.network import KernelShape, from_canonical, own_entries, to_canonical, usable_copies
+from slth_compile.source.source import Generated
 from slth_compile.source.threefry import TENSOR_V, block, tensor_key, words
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -50,7 +51,7 @@ def test_any_word_can_be_computed_alone():
 
 @pytest.mark.parametrize("shape", [KernelShape(9, 4, 6, 1), KernelShape(9, 6, 6, 6), KernelShape(1, 8, 4, 2)])
 def test_a_wider_source_extends_a_narrower_one(shape):
-    assert np.array_equal(own_entries(3, 0, shape, 40)[:25], own_entries(3, 0, shape, 25))
+    assert np.array_equal(own_entries(Generated(3), 0, shape, 40)[:25], own_entries(Generated(3), 0, shape, 25))
 
 
 def test_entries_are_uniform_multiples_of_two_to_the_minus_23():

@@ -203,12 +203,16 @@ def test_weights_within_the_tolerance_need_next_to_nothing(tolerance: float) -> 
     assert (gadget.width == 1 and gadget.failure == 0) == (tolerance > 0.3)
 
 
-@pytest.mark.parametrize(("window", "column"), [(8, 40), (12, COLUMNS - 1), (24, 100), (8, COLUMNS + 3)])
-def test_a_cell_of_the_table_can_be_measured_again(window, column):
-    table = json.loads(importlib.resources.files("slth_compile.plan").joinpath("calibration.json").read_text())
+@pytest.mark.parametrize(
+    ("window", "column", "signs"),
+    [(8, 40, False), (12, COLUMNS - 1, False), (24, 100, False), (8, COLUMNS + 3, False), (8, 70, True)],
+)
+def test_a_cell_of_the_table_can_be_measured_again(window, column, signs):
+    name = "calibration_signs.json" if signs else "calibration.json"
+    table = json.loads(importlib.resources.files("slth_compile.plan").joinpath(name).read_text())
     entry = table["windows"][str(window)]
     start, *counts = (entry["cells"] + entry.get("beyond", []))[column]
-    measured = histogram(window, column, entry["samples"])
+    measured = histogram(window, column, entry["samples"], signs)
     assert measured.sum() == entry["samples"] == sum(counts)
     assert measured[start : start + len(counts)].tolist() == counts
 

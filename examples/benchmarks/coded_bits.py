@@ -22,6 +22,7 @@ from slth_compile.plan.plan import PLANNED
 from slth_compile.plan.width import Problems
 from slth_compile.source.dyadic import enclose_difference
 from slth_compile.source.layout import OBJECTIVES, LayerLayout
+from slth_compile.source.source import Generated
 from slth_compile.subset_sum.windows import solve_family
 from slth_compile.summarise import quantiser_entropy
 from slth_compile.ticket.apply import masked_sums
@@ -36,7 +37,7 @@ def measure(weights: np.ndarray, tolerance: float, objective: str, delta: float,
     gadget = PLANNED[objective](Problems("layer 'dense' kernel", np.abs(weights).ravel(), 0.0, 1, tolerance, delta))
     planned = time.perf_counter()
     node = Dense(inputs=(0,), kernel=weights, bias=None)
-    family = families(seed, 0, node, LayerLayout(signed=False, kernel=gadget, bias=None))[0]
+    family = families(Generated(seed), 0, node, LayerLayout(signed=False, kernel=gadget, bias=None))[0]
     solution = solve_family(family, objective=objective)
     solved = time.perf_counter()
     coded = 8 * encode_family(family, solution.mask).size / weights.size

@@ -43,6 +43,7 @@ from slth_compile.graph.nodes import Dense
 from slth_compile.plan.width import Problems, plan_gadget
 from slth_compile.source.dyadic import PRODUCT_BITS, enclose_difference
 from slth_compile.source.layout import Gadget, LayerLayout
+from slth_compile.source.source import Generated
 from slth_compile.subset_sum import problem
 from slth_compile.subset_sum.dispatch import cores, solve_everywhere
 from slth_compile.subset_sum.meet_in_the_middle import closest_subset
@@ -117,7 +118,7 @@ def random_family(window: int, count: int, tolerance: float) -> Family:
     weights = np.random.default_rng(window).uniform(-1, 1, (256, count // 256))
     gadget = Gadget(width=10 * window, gain=0, window=window, tolerance=tolerance, failure=1.0)
     node = Dense(inputs=(0,), kernel=weights, bias=None)
-    return families(0, 0, node, LayerLayout(signed=False, kernel=gadget, bias=None))[0]
+    return families(Generated(0), 0, node, LayerLayout(signed=False, kernel=gadget, bias=None))[0]
 
 
 def first_windows(family: Family, narrow: bool) -> tuple[Callable[[Any, slice], Any], int]:
@@ -287,7 +288,7 @@ def measure_pensia(repetitions: int, path: pathlib.Path) -> list[dict[str, Any]]
         parts = [
             family
             for i, (node, layout) in enumerate(zip(nodes, layouts, strict=True))
-            for family in families(seed, i, node, layout)
+            for family in families(Generated(seed), i, node, layout)
         ]
         solutions = [solve_family(family) for family in parts]
         seconds.append(time.perf_counter() - start)

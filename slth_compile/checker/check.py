@@ -19,6 +19,7 @@ from slth_compile.checker.manifest import Manifest, parse_manifest
 from slth_compile.checker.matrices import PairLayer
 from slth_compile.checker.safetensors import read_safetensors
 from slth_compile.checker.signs import nonnegative_nodes
+from slth_compile.checker.source import Generated, Source, Supplied
 from slth_compile.checker.verdict import Verdict
 from slth_compile.errors import VerificationError
 
@@ -44,8 +45,9 @@ def verify(
 ) -> Verdict:
     """What is true of a ticket directory, with nothing taken on trust.
 
-    The source's words are regenerated from the seed, the target is folded, every effective weight is recomputed in
-    integers, and the statement `sup over x in D of max_i |f(x)_i - g(x)_i| <= bound <= eps` is proved again.
+    The source's words are regenerated from the seed (numbers that were supplied are read), the target is folded, every
+    effective weight is recomputed in integers, and the statement
+    `sup over x in D of max_i |f(x)_i - g(x)_i| <= bound <= eps` is proved again.
 
     Args:
         directory: The folder that holds `manifest.json`.
@@ -73,7 +75,7 @@ def _verify(
 ) -> Verdict:
     passed: list[tuple[str, str]] = []
     manifest, ticket_id = _integrity(directory, expected_id, passed)
-    passed.append(("version", "format version 2, generator threefry2x32-20-v1"))
+    passed.append(("version", f"format version {manifest.version}, generator threefry2x32-20-v1"))
     graph, target_digest = parse_graph(manifest.graph, read_safetensors(directory / "target.safetensors"))
     if target_digest != manifest.target_digest:
         found = f"the target has digest {target_digest}, the manifest says {manifest.target_digest}"
@@ -86,12 +88,16 @@ def _verify(
     sizes = [math.prod(graph.nodes[i].shape) for i in graph.outputs]
     claims = parse_claims(files.read_small(directory / "certificate.json"), domains, sizes, manifest.eps)
     passed.append(("eps", f"every claimed bound is at most eps {manifest.eps!r}"))
-    passed.append(("delta", f"the layers' failure figures add up to at most delta {manifest.delta!r}"))
+    if manifest.delta is None:
+        passed.append(("delta", _not_stated(manifest)))
+    else:
+        passed.append(("delta", f"the layers' failure figures add up to at most delta {manifest.delta!r}"))
     _check_layers(manifest, folded, domains)
     passed.append(("sign", "one-signed layers read non-negative inputs by structure"))
-    layers, counts = _layers(directory, manifest, folded)
+    source = _source(directory, manifest)
+    layers, counts = _layers(directory, manifest, folded, source)
     passed.append(("masks", f"{counts.kept} candidates kept, all of them in the source"))
-    passed.append(("source", f"words regenerated from seed {manifest.seed}"))
+    passed.append(("source", source.finish()))
     passed.append(("weights", f"{counts.weights} weights recomputed in integers"))
     passed.append(("tolerance", "every weight is within its layer's tolerance"))
     certificates = tuple(
@@ -132,6 +138,8 @@ def _integrity(directory: Path, expected_id: str | None, passed: list[tuple[str,
             )
         passed.append(("ticket id", "as expected"))
     manifest = parse_manifest(raw)
+    if (files.SOURCE in sums) != (files.SOURCE in manifest.files):
+        raise VerificationError("source", f"{files.SOURCE} is needed exactly where the source was supplied")
     for name, claimed in manifest.files.items():
         if sums[name] != claimed:
             raise VerificationError("digest", f"'{name}' has SHA-256 {sums[name]}, the manifest says {claimed}")
@@ -170,7 +178,19 @@ def _check_layers(manifest: Manifest, folded: Folded, domains: tuple[Domain, ...
             raise VerificationError("sign", f"layer {i} is declared one-signed, but its input may be negative")
 
 
-def _layers(directory: Path, manifest: Manifest, folded: Folded) -> tuple[dict[int, PairLayer], Counts]:
+def _source(directory: Path, manifest: Manifest) -> Source:
+    if manifest.seed is None:
+        return Supplied(read_safetensors(directory / files.SOURCE))
+    return Generated(manifest.seed, manifest.bits, manifest.signs)
+
+
+def _not_stated(manifest: Manifest) -> str:
+    """Why there is no probability."""
+    supplied = "the source was supplied" if manifest.seed is None else f"the source has {manifest.bits} bits an entry"
+    return f"not stated: {supplied}; the weights were checked one by one"
+
+
+def _layers(directory: Path, manifest: Manifest, folded: Folded, source: Source) -> tuple[dict[int, PairLayer], Counts]:
     """Every layer in both networks, by position in the folded graph."""
     masks = read_safetensors(directory / "masks.safetensors")
     expected = expected_masks(manifest.layers)
@@ -180,7 +200,7 @@ def _layers(directory: Path, manifest: Manifest, folded: Folded) -> tuple[dict[i
     layers: dict[int, PairLayer] = {}
     counts: list[Counts] = []
     for i, (plan, layer) in enumerate(zip(manifest.layers, folded.layers, strict=True)):
-        layers[layer.node], count = pair_layer(i, layer, plan, manifest.seed, masks)
+        layers[layer.node], count = pair_layer(i, layer, plan, source, masks)
         counts.append(count)
     total = [sum(getattr(count, field) for count in counts) for field in ("weights", "kept", "u", "v")]
     return layers, Counts(*total)

@@ -16,8 +16,11 @@ MANIFEST = "manifest.json"
 COVERED = ("certificate.json", "domain.safetensors", "masks.safetensors", "target.safetensors")
 """Files whose digests the manifest holds."""
 
+SOURCE = "source.safetensors"
+"""One more, where the source was supplied."""
+
 _REQUIRED = {SUMS, MANIFEST, *COVERED}
-_OPTIONAL = {"stats.json", "report.html", "report.md", "README.md"}
+_OPTIONAL = {SOURCE, "stats.json", "report.html", "report.md", "README.md"}
 _LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9._]+)\Z")
 
 

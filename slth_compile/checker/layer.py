@@ -1,4 +1,4 @@
-"""A layer's masks and seed turned into its exact weight errors."""
+"""A layer's masks and random numbers turned into its exact weight errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from slth_compile.checker.manifest import Gadget, LayerPlan
 from slth_compile.checker.matrices import PairLayer, enclose, spread_scale
 from slth_compile.checker.rational import Triple
 from slth_compile.checker.safetensors import Tensor
-from slth_compile.checker.threefry import BIAS_U, BIAS_V, KERNEL_U, KERNEL_V, tensor_key
+from slth_compile.checker.source import Source
+from slth_compile.checker.threefry import BIAS_U, BIAS_V, KERNEL_U, KERNEL_V
 from slth_compile.checker.weights import Part, contexts, effective_integers, weight_error
 from slth_compile.errors import VerificationError
 
@@ -42,23 +43,24 @@ def expected_masks(plans: tuple[LayerPlan, ...]) -> set[str]:
     }
 
 
-def pair_layer(index: int, layer: Layer, plan: LayerPlan, seed: int, masks: Masks) -> tuple[PairLayer, Counts]:
-    """The layer that masks and seed amount to, every weight found within its tolerance.
+def pair_layer(index: int, layer: Layer, plan: LayerPlan, source: Source, masks: Masks) -> tuple[PairLayer, Counts]:
+    """The layer that masks and source amount to, every weight found within its tolerance.
 
     Args:
         index: The layer's number.
         layer: The folded target's layer.
         plan: Its gadgets.
-        seed: The source's seed.
+        source: Where the random numbers come from.
         masks: Contents of `masks.safetensors`.
 
     Raises:
         VerificationError: A mask is malformed or names candidates that do not exist, or a tolerance is missed.
     """
     kernel, scale = layer.canonical(layer.kernel), spread_scale(layer)
-    keys = (tensor_key(seed, index, KERNEL_U), tensor_key(seed, index, KERNEL_V))
     shape, gadget = kernel.shape, plan.kernel
-    part = Part(f"{index}.positive", keys, shape, gadget.width, gadget.window, 1, layer.groups)
+    u = source.tensor(index, KERNEL_U, (gadget.width, shape[1], shape[1] // layer.groups))
+    v = source.tensor(index, KERNEL_V, (gadget.width, *shape))
+    part = Part(f"{index}.positive", u, v, shape, gadget.width, gadget.window, 1, layer.groups)
     positive, kept = _errors(part, gadget, kernel, scale, masks)
     negative = bias_error = None
     if plan.signed:
@@ -68,11 +70,12 @@ def pair_layer(index: int, layer: Layer, plan: LayerPlan, seed: int, masks: Mask
     width, channels = plan.kernel.width, kernel.shape[1]
     counts = [kernel.size, kept, width * channels * channels // layer.groups, width * kernel.size]
     if layer.bias is not None and plan.bias is not None:
-        keys = (tensor_key(seed, index, BIAS_U), tensor_key(seed, index, BIAS_V))
         shape, gadget = (1, 1, len(layer.bias.high)), plan.bias
+        u = source.tensor(index, BIAS_U, (gadget.width, 1, 1))
+        v = source.tensor(index, BIAS_V, (gadget.width, *shape))
         # The bias is a triple itself: ones, scaled by it.
         triple = Triple(*(field.reshape(shape) for field in layer.bias))
-        part = Part(f"{index}.bias", keys, shape, gadget.width, gadget.window, 1, 1)
+        part = Part(f"{index}.bias", u, v, shape, gadget.width, gadget.window, 1, 1)
         error, more = _errors(part, gadget, np.ones(shape), triple, masks)
         bias_error = Interval(error.lower.reshape(-1), error.upper.reshape(-1))
         own = (shape[2], more, plan.bias.width, plan.bias.width * shape[2])

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import Any
 
-from slth_compile.checker.files import COVERED
+from slth_compile.checker.files import COVERED, SOURCE
 from slth_compile.checker.schema import flag, hexadecimal, integer, real, record, sequence, strict_json, text
 from slth_compile.checker.threefry import GENERATOR
 from slth_compile.errors import VerificationError
@@ -25,14 +25,14 @@ class Gadget:
         gain: Second-layer entries are in units of 2^(gain - 23).
         window: Candidates solved together, 1 to 64.
         tolerance: Claimed bound of every weight's error.
-        failure: Planned bound on the probability over seeds that a weight is missed.
+        failure: Planned bound on the probability over seeds that a weight is missed; None where it is not stated.
     """
 
     width: int
     gain: int
     window: int
     tolerance: float
-    failure: float
+    failure: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,11 +55,17 @@ class DomainEntry:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """The manifest; `graph` is plain JSON still. `objective` says how the masks were chosen; nothing rests on it."""
+    """The manifest; `graph` is plain JSON still. `objective` says how the masks were chosen; nothing rests on it.
 
-    seed: int
+    `seed` is None where the source was supplied, `delta` where no probability is stated.
+    """
+
+    version: int
+    seed: int | None
+    bits: int
+    signs: bool
     eps: float
-    delta: float
+    delta: float | None
     objective: str
     graph: Any
     output_names: tuple[str, ...]
@@ -79,20 +85,27 @@ def parse_manifest(raw: bytes) -> Manifest:
     if not isinstance(plain, dict) or plain.get("format") != "slth-ticket":
         raise VerificationError("format", "the manifest's 'format' is not 'slth-ticket'")
     version = plain.get("version")
-    if type(version) is not int or version != 2:
-        raise VerificationError("version", f"the format's version is {ascii(version)[:40]}, this checker knows 2")
+    if type(version) is not int or version not in (2, 3):
+        found = ascii(version)[:40]
+        raise VerificationError("version", f"the format's version is {found}, this checker knows 2 and 3")
     if plain.get("generator") != GENERATOR:
         found = ascii(plain.get("generator"))[:60]
         raise VerificationError("version", f"the generator is {found}, this checker knows '{GENERATOR}'")
-    plain = record(plain, _KEYS, "the manifest")
+    plain = record(plain, _KEYS if version == 2 else [*_KEYS, "source"], "the manifest")
+    supplied, bits, signs = _source(plain["source"]) if version == 3 else (False, 24, False)
     layers = sequence(plain["layers"], "'layers'")
     domains = sequence(plain["domains"], "'domains'")
     names = tuple(text(v, "an output's name") for v in sequence(plain["output_names"], "'output_names'"))
-    files = record(plain["files"], COVERED, "'files'")
+    files = record(plain["files"], (*COVERED, SOURCE) if supplied else COVERED, "'files'")
+    if supplied and plain["seed"] is not None:
+        raise VerificationError("source", "the source was supplied, and the manifest has a seed")
     manifest = Manifest(
-        seed=integer(plain["seed"], "the seed", 0, (1 << 64) - 1, "source"),
+        version=version,
+        seed=None if supplied else integer(plain["seed"], "the seed", 0, (1 << 64) - 1, "source"),
+        bits=bits,
+        signs=signs,
         eps=real(plain["eps"], "eps", "eps"),
-        delta=real(plain["delta"], "delta", "delta"),
+        delta=None if version == 3 and plain["delta"] is None else real(plain["delta"], "delta", "delta"),
         objective=_objective(plain["objective"]),
         graph=plain["graph"],
         output_names=names,
@@ -103,6 +116,20 @@ def parse_manifest(raw: bytes) -> Manifest:
     )
     _check_chances(manifest)
     return manifest
+
+
+def _source(entry: Any) -> tuple[bool, int, bool]:
+    """Whether it was supplied; bits, and whether U is a signed constant, where it is generated."""
+    if isinstance(entry, dict) and entry.get("kind") == "supplied":
+        record(entry, ("kind",), "'source'")
+        return True, 24, False
+    entry = record(entry, ("kind", "bits", "signs"), "'source'")
+    if entry["kind"] != "generated":
+        raise VerificationError("source", f"the source is {ascii(entry['kind'])[:40]}, expected generated or supplied")
+    bits, signs = integer(entry["bits"], "the source's bits", 4, 24, "source"), flag(entry["signs"], "'signs'")
+    if (bits, signs) == (24, False):
+        raise VerificationError("source", "the standard source is described; it belongs to version 2")
+    return False, bits, signs
 
 
 def _objective(value: Any) -> str:
@@ -126,10 +153,12 @@ def _gadget(entry: Any, what: str) -> Gadget:
     gain = integer(entry["gain"], f"the gain of {what}", -512, 512, "source")
     window = integer(entry["window"], f"the window of {what}", 1, 64, "source")
     tolerance = real(entry["tolerance"], f"the tolerance of {what}", "tolerance")
-    failure = real(entry["failure"], f"the failure figure of {what}", "delta")
+    failure = None
+    if entry["failure"] is not None:
+        failure = real(entry["failure"], f"the failure figure of {what}", "delta")
     if tolerance < 0:
         raise VerificationError("tolerance", f"the tolerance of {what} is {tolerance}, expected none below 0")
-    if not 0 <= failure <= 1:
+    if failure is not None and not 0 <= failure <= 1:
         raise VerificationError("delta", f"the failure figure of {what} is {failure}, expected a probability")
     return Gadget(width, gain, window, tolerance, failure)
 
@@ -147,10 +176,17 @@ def _domain(entry: Any, what: str) -> DomainEntry:
 def _check_chances(manifest: Manifest) -> None:
     if not manifest.eps > 0:
         raise VerificationError("eps", f"eps is {manifest.eps}, expected more than 0")
+    gadgets = [g for layer in manifest.layers for g in (layer.kernel, layer.bias) if g is not None]
+    failures = [gadget.failure for gadget in gadgets if gadget.failure is not None]
+    if manifest.delta is None or manifest.seed is None:
+        if manifest.delta is not None or failures:
+            raise VerificationError("delta", "a probability is stated where none can be, or only in part")
+        return
+    if len(failures) < len(gadgets):
+        raise VerificationError("delta", "delta is stated, and a failure figure is missing")
     if not 0 < manifest.delta < 1:
         raise VerificationError("delta", f"delta is {manifest.delta}, expected a number between 0 and 1")
-    gadgets = [g for layer in manifest.layers for g in (layer.kernel, layer.bias) if g is not None]
-    total = math.fsum(gadget.failure for gadget in gadgets)
+    total = math.fsum(failures)
     if total > manifest.delta * (1 + 1e-9):
         raise VerificationError(
             "delta", f"the layers' failure figures add up to {total}, more than delta {manifest.delta}"

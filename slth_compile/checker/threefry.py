@@ -51,21 +51,24 @@ def tensor_key(seed: int, layer: int, tensor: int) -> tuple[int, int]:
     return int(x[0]), int(y[0])
 
 
-def entries(key: tuple[int, int], addresses: np.ndarray) -> np.ndarray:
-    """Random entries `(word >> 8) - 2^23`, in units of 2^-23.
+def entries(key: tuple[int, int], addresses: np.ndarray, bits: int = 24, signs: bool = False) -> np.ndarray:
+    """Random entries `((word >> (32 - bits)) << (24 - bits)) - 2^23`, in units of 2^-23.
 
     Args:
         key: The tensor's key.
         addresses: Flat positions in the tensor, int64, non-negative, shape `(n,)`.
+        bits: Digits of a word that count, from the top.
+        signs: Whether the entries are 2^23 where a word's top bit is set, and -2^23 elsewhere.
 
     Returns:
-        Integers in `[-2^23, 2^23)`, int64, shape `(n,)`.
+        Integers in `[-2^23, 2^23]`, int64, shape `(n,)`.
     """
     found = np.empty(addresses.shape, np.int64)
+    count, unit = (1, 24) if signs else (bits, 24 - bits)
     for start in range(0, len(addresses), _CHUNK):
         part = addresses[start : start + _CHUNK]
         block = part >> 1
         x, y = threefry2x32(key, (block >> 32).astype(np.uint32), (block & 0xFFFFFFFF).astype(np.uint32))
         word = np.where(part & 1, y, x)
-        found[start : start + _CHUNK] = (word >> np.uint32(8)).astype(np.int64) - (1 << 23)
+        found[start : start + _CHUNK] = ((word >> np.uint32(32 - count)).astype(np.int64) << unit) - (1 << 23)
     return found

@@ -32,9 +32,10 @@ class Verdict:
     Attributes:
         ticket_id: SHA-256 of the manifest.
         target_digest: SHA-256 of the unfolded target network.
-        seed: Seed of the random source, unsigned 64 bit.
+        seed: Seed of the random source, unsigned 64 bit; None where it was supplied.
         eps: Largest error allowed, output units.
-        delta: Probability over seeds, stated before the source was drawn, of missing a planned tolerance.
+        delta: Probability over seeds, stated before the source was drawn, of missing a planned tolerance;
+            None where it is not stated.
         checks: `(name, one line of detail)` of every check passed, in order.
         certificates: One entry a domain, in order.
         weights: Weights and biases of the folded target.
@@ -46,9 +47,9 @@ class Verdict:
 
     ticket_id: str
     target_digest: str
-    seed: int
+    seed: int | None
     eps: float
-    delta: float
+    delta: float | None
     checks: tuple[tuple[str, str], ...]
     certificates: tuple[CheckedCertificate, ...]
     weights: int
@@ -64,7 +65,9 @@ class Verdict:
     def to_text(self) -> str:
         """The verdict as a few lines of plain text."""
         lines = [f"ticket {self.ticket_id}", f"target {self.target_digest}"]
-        lines.append(f"seed {self.seed}, eps {self.eps!r}, delta {self.delta!r}")
+        source = "source supplied" if self.seed is None else f"seed {self.seed}"
+        delta = "not stated" if self.delta is None else repr(self.delta)
+        lines.append(f"{source}, eps {self.eps!r}, delta {delta}")
         lines.append(
             f"{self.weights} weights, {self.kept} candidates kept, "
             f"{self.parameters_u + self.parameters_v} random parameters ({self.parameters_u} U, {self.parameters_v} V)"

@@ -11,7 +11,7 @@ import numpy as np
 from slth_compile.checker.arithmetic import TINY, UNIT, Interval, dyadic, from_centre, two_product, two_sum
 from slth_compile.checker.decode import Mask
 from slth_compile.checker.rational import Triple
-from slth_compile.checker.threefry import entries
+from slth_compile.checker.source import Entries
 from slth_compile.errors import VerificationError
 
 _CHUNK = 1 << 16  # weights at a time
@@ -19,7 +19,6 @@ _TABLE = 1 << 21  # entries of U at a time
 
 _ROOTS = np.array([min(7, math.isqrt(i)) for i in range(65)], np.uint8)
 
-Keys = tuple[tuple[int, int], tuple[int, int]]
 Where = tuple[np.ndarray, ...]
 """Indices of taps, channels and outputs."""
 
@@ -30,7 +29,8 @@ class Part:
 
     Attributes:
         name: Names it in messages.
-        keys: Keys of the tensors U and V.
+        u: The tensor U.
+        v: The tensor V.
         shape: Canonical kernel shape `(P, C, S/groups)`.
         width: Copies `j` per input channel, `N < 2^15`.
         window: Candidates in a window, at most 64.
@@ -39,7 +39,8 @@ class Part:
     """
 
     name: str
-    keys: Keys
+    u: Entries
+    v: Entries
     shape: tuple[int, int, int]
     width: int
     window: int
@@ -125,7 +126,7 @@ def _entries(part: Part, where: Where, copies: np.ndarray) -> np.ndarray:
     """Entries of V of some weights, in these copies."""
     taps, channels, outputs = part.shape
     p, t, s = where
-    return entries(part.keys[1], ((copies * taps + p) * channels + t) * outputs + s)
+    return part.v(((copies * taps + p) * channels + t) * outputs + s)
 
 
 def weight_error(integers: np.ndarray, exponent: int, kernel: np.ndarray, scale: Triple | None) -> Interval:
@@ -168,7 +169,7 @@ def _usable(part: Part, some: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray
     t = np.arange(some.start, some.stop)[:, None]
     inputs = channels // part.groups
     address = (np.arange(part.width) * channels + t) * inputs + t % inputs
-    value = entries(part.keys[0], address.reshape(-1)).reshape(address.shape) * part.sign
+    value = part.u(address.reshape(-1)).reshape(address.shape) * part.sign
     channel, copies = np.nonzero(value > 0)
     offsets = np.zeros(len(t) + 1, np.int64)
     np.cumsum(np.bincount(channel, minlength=len(t)), out=offsets[1:])

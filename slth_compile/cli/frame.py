@@ -70,6 +70,12 @@ Effort = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option(help="Seed of the source, 0 to 2^64 - 1.")]
+SourceFile = Annotated[
+    str | None,
+    typer.Option("--source", metavar="FILE", help="Random weights given from outside: .safetensors or .npz."),
+]
+SourceBits = Annotated[int, typer.Option(help="Bits of a generated random weight, 4 to 24.")]
+SourceSigns = Annotated[bool, typer.Option("--source-signs", help="Make the first random layers signed constants.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 Force = Annotated[bool, typer.Option(help="Replace an existing OUT/; it is deleted last.")]

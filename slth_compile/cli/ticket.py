@@ -27,6 +27,9 @@ from slth_compile.cli.frame import (
     Resume,
     Seed,
     Shape,
+    SourceBits,
+    SourceFile,
+    SourceSigns,
     app,
     load_checkpoint,
     notes,
@@ -51,6 +54,9 @@ def compile(
     input_shape: Shape = None,
     layout: Layout = "auto",
     seed: Seed = 0,
+    source: SourceFile = None,
+    source_bits: SourceBits = 24,
+    source_signs: SourceSigns = False,
     objective: Objective = "closest",
     window: Annotated[int | None, typer.Option(help="Candidates solved together; the plan chooses otherwise.")] = None,
     feedback: Annotated[
@@ -75,10 +81,11 @@ def compile(
 
     domains = [parse_domain(text) for text in domain or ["box:0,1"]]
     shape = parse_shape(input_shape)
+    given = _source(source, source_bits, source_signs)
     target = load_checkpoint(model, factory, model_kwargs, shape, layout)
     if dry_run:
         planned = slth_compile.dry_run(
-            target, eps, delta, domain=domains, objective=objective, window=window, input_shape=shape
+            target, eps, delta, domain=domains, source=given, objective=objective, window=window, input_shape=shape
         )
         _print_plan(planned, as_json)
         return
@@ -94,6 +101,7 @@ def compile(
             delta,
             domain=domains,
             seed=seed,
+            source=given,
             objective=objective,
             window=window,
             feedback=calibration,
@@ -151,6 +159,16 @@ def report(
         raise InputError(f"{file} exists already; choose another --output, or replace it with --force")
     slth_compile.load(out).report(file)
     print(file)
+
+
+def _source(file: str | None, bits: int, signs: bool) -> Any:
+    """The source that the options name."""
+    law = slth_compile.SourceLaw(bits, signs)
+    if file is not None and law != slth_compile.SourceLaw():
+        raise InputError(
+            "--source: the numbers of a file are what they are; leave --source-bits and --source-signs out"
+        )
+    return law if file is None else file
 
 
 def _join_processes(text: str) -> None:

@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax
 import numpy as np
 
 from slth_compile.graph.nodes import Weighted
 from slth_compile.source.layout import Gadget, LayerLayout
 from slth_compile.source.network import bias_entries, kernel_shape, own_entries, to_canonical, usable_copies
-from slth_compile.source.threefry import TENSOR_BIAS_V, TENSOR_V, Key, tensor_key
+from slth_compile.source.source import Source
+from slth_compile.source.tensor import Tensor
+from slth_compile.source.threefry import TENSOR_BIAS_V, TENSOR_V
 
 POSITIVE, NEGATIVE, BIAS = "positive", "negative", "bias"
 
@@ -39,7 +40,7 @@ class Family:
         copies: Usable copies of every channel, ascending, int64 `(width, C)`, valid up to `counts`.
         counts: Number of usable copies of every channel, int64 `(C,)`.
         own: Entries of `U` in the order of `copies`, int64 `(width, C)`, units of 2^-23.
-        key: Key of the tensor `V` (`v` for a bias).
+        v: The tensor `V` (`v` for a bias).
     """
 
     layer: int
@@ -50,7 +51,7 @@ class Family:
     copies: np.ndarray
     counts: np.ndarray
     own: np.ndarray
-    key: Key
+    v: Tensor
 
     @property
     def windows(self) -> np.ndarray:
@@ -77,11 +78,11 @@ class Family:
         return addresses.astype(np.uint64), self.own[rank, channel]
 
 
-def families(seed: int, layer: int, node: Weighted, layout: LayerLayout) -> tuple[Family, ...]:
+def families(source: Source, layer: int, node: Weighted, layout: LayerLayout) -> tuple[Family, ...]:
     """The problems of one layer: its kernel, once for each input sign it must serve, and its bias.
 
     Args:
-        seed: The source's seed.
+        source: What candidates are drawn from.
         layer: Index of the layer.
         node: The folded layer.
         layout: Its plan.
@@ -90,25 +91,24 @@ def families(seed: int, layer: int, node: Weighted, layout: LayerLayout) -> tupl
         One family for `"positive"`, one for `"negative"` where signed, one for `"bias"` where there is a bias.
     """
     shape = kernel_shape(node)
-    own = own_entries(seed, layer, shape, layout.kernel.width)
+    own = own_entries(source, layer, shape, layout.kernel.width)
     weights = to_canonical(node, node.kernel)
     error = node.kernel_error * np.abs(weights)
-    with jax.enable_x64(True):
-        key, bias_key = tensor_key(seed, layer, TENSOR_V), tensor_key(seed, layer, TENSOR_BIAS_V)
-    found = [_family(layer, POSITIVE, layout.kernel, weights, error, own, +1, key)]
+    v = source.tensor(layer, TENSOR_V)
+    found = [_family(layer, POSITIVE, layout.kernel, weights, error, own, +1, v)]
     if layout.signed:
-        found.append(_family(layer, NEGATIVE, layout.kernel, weights, error, own, -1, key))
+        found.append(_family(layer, NEGATIVE, layout.kernel, weights, error, own, -1, v))
     if layout.bias is not None:
         assert node.bias is not None
         bias = node.bias.reshape(1, 1, -1)
         error = np.zeros_like(bias) if node.bias_error is None else node.bias_error.reshape(1, 1, -1)
-        own = bias_entries(seed, layer, layout.bias.width)
-        found.append(_family(layer, BIAS, layout.bias, bias, error, own, +1, bias_key))
+        own = bias_entries(source, layer, layout.bias.width)
+        found.append(_family(layer, BIAS, layout.bias, bias, error, own, +1, source.tensor(layer, TENSOR_BIAS_V)))
     return tuple(found)
 
 
 def _family(
-    layer: int, part: str, gadget: Gadget, weights: np.ndarray, error: np.ndarray, own: np.ndarray, sign: int, key: Key
+    layer: int, part: str, gadget: Gadget, weights: np.ndarray, error: np.ndarray, own: np.ndarray, sign: int, v: Tensor
 ) -> Family:
     copies, counts = usable_copies(own, sign)
-    return Family(layer, part, gadget, weights, error, copies, counts, np.take_along_axis(own, copies, 0), key)
+    return Family(layer, part, gadget, weights, error, copies, counts, np.take_along_axis(own, copies, 0), v)

@@ -35,9 +35,11 @@ CONFIDENCE = 1 - 1e-8
 """Of every single limit; all of the 1.9e5 limits of the table hold together with probability > 0.998."""
 
 
-@functools.lru_cache(maxsize=1)
-def miss_probabilities() -> dict[int, np.ndarray]:
+@functools.lru_cache(maxsize=2)
+def miss_probabilities(signs: bool = False) -> dict[int, np.ndarray]:
     """Upper limits `q(m, w, tolerance)` for every window m, columns by tolerances.
+
+    Of products of two uniform entries; with `signs`, where `U` is a signed constant, of uniform ones.
 
     From the counts of the table by Clopper & Pearson (1934): with k misses among n samples,
     `q = Beta^-1(CONFIDENCE; k + 1, n - k)`.
@@ -45,7 +47,7 @@ def miss_probabilities() -> dict[int, np.ndarray]:
     Returns:
         float64 arrays `(COLUMNS, HALF_OCTAVES + 1)` by window; entry `[c, b]` bounds P(error > 2^(-b/2)) for column c.
     """
-    return {m: _limits(entry["samples"], entry["cells"]) for m, entry in _windows()}
+    return {m: _limits(entry["samples"], entry["cells"]) for m, entry in _windows(signs)}
 
 
 @functools.lru_cache(maxsize=1)
@@ -74,12 +76,13 @@ def miss_probabilities_beyond() -> dict[int, np.ndarray]:
     return found
 
 
-def _windows() -> list[tuple[int, dict[str, Any]]]:
-    return [(int(m), entry) for m, entry in _table()["windows"].items()]
+def _windows(signs: bool = False) -> list[tuple[int, dict[str, Any]]]:
+    return [(int(m), entry) for m, entry in _table(signs)["windows"].items()]
 
 
-def _table() -> dict[str, Any]:
-    text = importlib.resources.files("slth_compile.plan").joinpath("calibration.json").read_text()
+def _table(signs: bool = False) -> dict[str, Any]:
+    name = "calibration_signs.json" if signs else "calibration.json"
+    text = importlib.resources.files("slth_compile.plan").joinpath(name).read_text()
     return json.loads(text)
 
 

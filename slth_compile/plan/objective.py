@@ -23,15 +23,13 @@ from scipy import stats
 
 from slth_compile.plan.calibration import BEYOND, LARGEST_BEYOND, STEPS_PER_OCTAVE, miss_probabilities_beyond
 from slth_compile.plan.width import (
-    _GRID_STEPS,
     SMALLEST_WINDOW,
     WINDOW_STEP,
     Problems,
-    _grid_limits,
     _least_width,
+    limits_of,
     plan_gadget,
 )
-from slth_compile.source.dyadic import PRODUCT_BITS
 from slth_compile.source.layout import MAXIMUM_WIDTH, Gadget
 from slth_compile.subset_sum.code_length import SLACK, fit
 
@@ -86,10 +84,14 @@ def _narrow_windows(problems: Problems) -> list[Gadget]:
     found, cap = [], MAXIMUM_WIDTH
     # The narrow ones first: wider ones are not worked out then.
     for window in range(LARGEST_WINDOW, SMALLEST_WINDOW - 1, -WINDOW_STEP):
-        limits = np.concatenate([_grid_limits()[window], _limits_beyond()[window]])
+        beyond = _limits_beyond()[window]
+        if problems.law.signs:
+            # Not measured: the smaller gains are left out.
+            beyond = np.ones_like(beyond)
+        limits = np.concatenate([limits_of(problems)[window], beyond])
         for octave in _GAINS:
             gain = octave + int(np.frexp(largest)[1])
-            if inside.spendable < np.ldexp(_GRID_STEPS, gain - PRODUCT_BITS):
+            if inside.is_below_grid(gain):
                 continue
             counts = np.concatenate([inside.counts(gain), _counts_beyond(inside, gain)])
             if counts.sum() == 0 or np.ldexp(largest, -gain) > BEYOND[-1]:

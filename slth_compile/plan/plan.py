@@ -17,6 +17,7 @@ from slth_compile.graph.nodes import Weighted
 from slth_compile.plan.budget import allocate
 from slth_compile.plan.objective import plan_fewest_bits, plan_pinned, plan_sparsest
 from slth_compile.plan.width import Problems, plan_gadget
+from slth_compile.source.law import STANDARD, SourceLaw
 from slth_compile.source.layout import CLOSEST, FEWEST_BITS, SPARSEST, Gadget, LayerLayout, Layout
 from slth_compile.source.network import kernel_shape
 from slth_compile.subset_sum.code_length import tried
@@ -98,6 +99,7 @@ def plan(
     domains: Sequence[Domain],
     objective: str = CLOSEST,
     window: int | None = None,
+    law: SourceLaw | None = STANDARD,
 ) -> Plan:
     """Tolerances, gains, windows and widths for a target.
 
@@ -108,6 +110,8 @@ def plan(
         domains: Where eps must hold.
         objective: Which subset within its tolerance a weight takes, one of `OBJECTIVES`.
         window: Candidates solved together, everywhere; None chooses for every gadget.
+        law: Of the source; None where it is supplied, which is planned for as if it were the standard one. Where its
+            misses cannot be bounded (`plan.law`), delta is what widths are estimated for, and is not stated.
 
     Raises:
         InputError: A window that was not measured.
@@ -117,11 +121,22 @@ def plan(
     signed = {i: not positive[graph.nodes[i].inputs[0]] for i in graph.layers}
     budget = allocate(graph, eps, domains, signed)
     total = sum(_problems(graph, i, signed[i]) for i in graph.layers)
-    layers = tuple(
-        _plan_layer(graph, index, i, signed[i], budget.tolerances[i], delta / total, objective, window)
-        for index, i in enumerate(graph.layers)
-    )
-    layout = Layout(eps=eps, delta=delta, layers=layers, objective=objective)
+
+    def layers(stated: bool) -> tuple[LayerLayout, ...]:
+        share = functools.partial(_Share, failure=delta / total, law=law or STANDARD, stated=stated)
+        return tuple(
+            _plan_layer(graph, index, i, signed[i], share(budget.tolerances[i]), objective, window)
+            for index, i in enumerate(graph.layers)
+        )
+
+    stated = law is not None
+    try:
+        found = layers(stated)
+    except UnreachableError:
+        if law is None or law == STANDARD:
+            raise
+        stated, found = False, layers(stated=False)
+    layout = Layout(eps=eps, delta=delta if stated else None, layers=found, objective=objective, law=law)
     return predict(graph, layout, budget.bound)
 
 
@@ -147,7 +162,8 @@ def predict(graph: Graph, layout: Layout, bound: float) -> Plan:
         seconds += _seconds(outputs, layer.bias, layout.objective) if layer.bias else 0.0
         memory = max(memory, problems * (64 + 16 * layer.kernel.window))
     weights = sum(size.weights for size in sizes)
-    unit = weights * math.log2(weights * len(sizes) / min(layout.eps, layout.delta))
+    smallest = layout.eps if layout.delta is None else min(layout.eps, layout.delta)
+    unit = weights * math.log2(weights * len(sizes) / smallest)
     return Plan(
         layout=layout,
         bound=bound,
@@ -159,13 +175,26 @@ def predict(graph: Graph, layout: Layout, bound: float) -> Plan:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class _Share:
+    """What is asked of a layer's gadgets: tolerances of kernel and bias, failure of a problem; and of which source."""
+
+    tolerances: tuple[float, float]
+    failure: float
+    law: SourceLaw
+    stated: bool
+
+    def problems(self, name: str, magnitudes: np.ndarray, error: float, signs: int, which: int) -> Problems:
+        allowed = self.failure * max(1, magnitudes.size * signs)
+        return Problems(name, magnitudes, error, signs, self.tolerances[which], allowed, self.law, self.stated)
+
+
 def _plan_layer(
     graph: Graph,
     index: int,
     position: int,
     signed: bool,
-    tolerances: tuple[float, float],
-    share: float,
+    share: _Share,
     objective: str,
     window: int | None,
 ) -> LayerLayout:
@@ -176,14 +205,12 @@ def _plan_layer(
     plan_family = PLANNED[objective] if window is None else functools.partial(PINNED[objective], window=window)
     magnitudes = np.abs(node.kernel[node.kernel != 0])
     error = node.kernel_error * float(magnitudes.max(initial=0.0))
-    allowed = share * max(1, magnitudes.size * signs)
-    kernel = plan_family(Problems(f"{name} kernel", magnitudes, error, signs, tolerances[0], allowed))
+    kernel = plan_family(share.problems(f"{name} kernel", magnitudes, error, signs, which=0))
     bias = None
     if node.bias is not None:
         magnitudes = np.abs(node.bias[node.bias != 0])
         error = 0.0 if node.bias_error is None else float(node.bias_error.max())
-        allowed = share * max(1, magnitudes.size)
-        problems = Problems(f"{name} bias", magnitudes, error, 1, tolerances[1], allowed)
+        problems = share.problems(f"{name} bias", magnitudes, error, 1, which=1)
         bias = _in_window(kernel.window, problems, plan_family(problems), objective)
     return LayerLayout(signed=signed, kernel=kernel, bias=bias)
 

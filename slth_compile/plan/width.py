@@ -16,6 +16,9 @@ x0 (density ln(1/|x|)/2) by w changes any probability by at most its mass on |x|
 
     q(m, w, tol) <= q_forced(m, 0, tol) + (w/2) (1 + ln(2/w)).                                                     (3)
 
+Where U is a signed constant, candidates are Uniform(-1, 1) and have a table of their own: (2) holds as it stands, with
+|x| in place of a, and the density 1/2 of x0 leaves w/2 in (3).
+
 Windows of the four-list solver have no such monotony: it finds no optimum, and with more candidates it may do worse.
 Equation (4) asks nothing of a solver but that it keeps two candidates, x0 and x1, in every subset and that its choice
 among the rest depends on them through t = w - x0 - x1 alone. With M(t) in [0, 1] the probability that the rest misses
@@ -32,9 +35,9 @@ so f' has total variation pi^2/2. Both kernels have mass 1, hence their positive
 
     q(w) <= (1 - s) q(v) + s q(u) + pi^2 h^2 / 32 <= max(q(v), q(u)) + pi^2 h^2 / 32.                              (4)
 
-Laws are taken as continuous; the source's grid is 2^-23 fine, that of its products 2^-46. Up to windows of 28 the table
-is of exact optima; where the solver rounds to 32 bits, what that may cost (`subset_sum.problem.rounding`) is taken off
-the tolerance.
+Laws are taken as continuous; the source's grid is 2^-23 fine, that of its products 2^-46 (fewer bits: `plan.law`). Up
+to windows of 28 the table is of exact optima; where the solver rounds to 32 bits, what that may cost
+(`subset_sum.problem.rounding`) is taken off the tolerance.
 """
 
 from __future__ import annotations
@@ -55,7 +58,9 @@ from slth_compile.plan.calibration import (
     miss_probabilities,
     near_miss_probabilities,
 )
+from slth_compile.plan.law import enough_bits, estimated_tolerance, proven_tolerance, usable_share
 from slth_compile.source.dyadic import PRODUCT_BITS
+from slth_compile.source.law import STANDARD, SourceLaw
 from slth_compile.source.layout import MAXIMUM_WIDTH, Gadget
 from slth_compile.subset_sum.meet_in_the_middle import MAXIMUM_WINDOW
 from slth_compile.subset_sum.problem import rounding
@@ -84,6 +89,8 @@ class Problems:
         signs: Input signs to serve: 2 for a signed kernel, else 1.
         tolerance: Largest allowed |effective weight - weight|.
         failure: Largest allowed P(some weight fails).
+        law: Of the source.
+        stated: Whether the plan's probability is to be a bound; else it is an estimate, and is not stated.
     """
 
     name: str
@@ -92,6 +99,12 @@ class Problems:
     signs: int
     tolerance: float
     failure: float
+    law: SourceLaw = STANDARD
+    stated: bool = True
+
+    def is_below_grid(self, gain: int) -> bool:
+        """Whether the tolerance is finer than what 24 bits are used for."""
+        return bool(self.spendable < np.ldexp(_GRID_STEPS, gain - PRODUCT_BITS))
 
     @property
     def spendable(self) -> float:
@@ -111,21 +124,24 @@ def plan_gadget(problems: Problems, window: int | None = None) -> Gadget:
         window: The window to use; None chooses among the multiples of `WINDOW_STEP`.
 
     Returns:
-        The gadget; `failure` is the bound (1) at its width.
+        The gadget; `failure` is the bound (1) at its width, None where it would be an estimate only.
 
     Raises:
         InputError: No window of that size was measured.
         UnreachableError: The tolerance is below the grid, or no width up to `MAXIMUM_WIDTH` suffices.
     """
-    limits_by_window = _grid_limits()
-    if window is not None and window not in limits_by_window:
-        sizes = ", ".join(map(str, limits_by_window))
+    limits_by_window = limits_of(problems)
+    # Some windows are measured well enough for an estimate only.
+    known = limits_of(dataclasses.replace(problems, stated=False))
+    if window is not None and window not in known:
+        sizes = ", ".join(map(str, known))
         raise InputError(f"window is {window}; expected one of the measured sizes {sizes}")
     chosen = [m for m in limits_by_window if m % WINDOW_STEP == 0 or m > MAXIMUM_WINDOW]
-    windows = chosen if window is None else [window]
+    windows = chosen if window is None else [m for m in limits_by_window if m == window]
     largest = float(problems.magnitudes.max(initial=0.0))
     if largest == 0:
-        return Gadget(width=1, gain=0, window=windows[0], tolerance=problems.tolerance, failure=0.0)
+        nothing = 0.0 if problems.stated else None
+        return Gadget(width=1, gain=0, window=window or windows[0], tolerance=problems.tolerance, failure=nothing)
     mantissa, exponent = np.frexp(largest)
     lowest = int(exponent) - int(mantissa == 0.5)
     counts = problems.counts(lowest)
@@ -133,14 +149,15 @@ def plan_gadget(problems: Problems, window: int | None = None) -> Gadget:
     for size in windows:
         cap = MAXIMUM_WIDTH if best is None else _worthwhile(size, best.width)
         for gain in range(lowest, lowest + GAINS):
-            if problems.spendable < np.ldexp(_GRID_STEPS, gain - PRODUCT_BITS):
+            if problems.is_below_grid(gain):
                 continue
             gadget = _least_width(problems, gain, size, limits_by_window[size], cap, _shifted(counts, gain - lowest))
             if gadget is not None:
                 best, cap = gadget, gadget.width - 1
     if best is not None:
         return best
-    if problems.spendable < np.ldexp(_GRID_STEPS, lowest - PRODUCT_BITS):
+    _refuse_few_bits(problems, lowest)
+    if problems.is_below_grid(lowest):
         raise UnreachableError(
             f"{problems.name}: needs a tolerance of {problems.tolerance:.2e}, below the grid of the source "
             f"({np.ldexp(_GRID_STEPS, lowest - PRODUCT_BITS):.2e}); ask for a larger eps or a smaller domain"
@@ -168,6 +185,9 @@ def _least_width(
     # Half a grid step goes to rounding the target, as much and more to rounding the error.
     lost = 2.0 ** -(PRODUCT_BITS - 1) + rounding(window, float(np.ldexp(problems.tolerance, -gain)))
     tolerance = np.ldexp(problems.spendable, -gain) - lost
+    if problems.law != STANDARD and tolerance > 0:
+        proven = proven_tolerance(problems.law, window, tolerance)
+        tolerance = proven if problems.stated else estimated_tolerance(problems.law, tolerance)
     if tolerance <= 0:
         return None
     column = min(HALF_OCTAVES, int(np.ceil(-2 * np.log2(tolerance))))
@@ -179,8 +199,10 @@ def _least_width(
     if cap < 1 or 2.0 ** (-column / 2) > tolerance or np.any(q >= 1):
         return None
 
+    share = usable_share(problems.law)
+
     def failure(width: int) -> float:
-        usable = _usable(width, window)
+        usable = _usable(width, window, share)
         return float(counts @ (q[:, None] ** np.arange(usable.size) @ usable)) * _ROUNDING
 
     # From below: the powers of a narrow width are few.
@@ -192,14 +214,29 @@ def _least_width(
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if failure(middle) <= problems.failure else (middle, high)
-    return Gadget(width=high, gain=gain, window=window, tolerance=problems.tolerance, failure=failure(high))
+    stated = failure(high) if problems.stated else None
+    return Gadget(width=high, gain=gain, window=window, tolerance=problems.tolerance, failure=stated)
+
+
+def _refuse_few_bits(problems: Problems, gain: int) -> None:
+    """Nothing, where the source's grid comes within the tolerance of every weight."""
+    tolerance = float(np.ldexp(problems.spendable, -gain))
+    if problems.stated or problems.law == STANDARD or estimated_tolerance(problems.law, tolerance) > 0:
+        return
+    enough = enough_bits(problems.law, tolerance)
+    advice = "ask for a larger eps" if enough is None else f"ask for a larger eps, or a source of {enough} bits or more"
+    reached = np.ldexp(0.5, gain - problems.law.grid_bits)
+    raise UnreachableError(
+        f"{problems.name}: needs a tolerance of {problems.tolerance:.2e}, and all sums of a source of "
+        f"{problems.law} are multiples of {2 * reached:.2e}; {advice}"
+    )
 
 
 @functools.lru_cache(maxsize=4096)
-def _usable(width: int, window: int) -> np.ndarray:
+def _usable(width: int, window: int, share: float) -> np.ndarray:
     """The law of the number of whole windows among the usable of `width` copies."""
     windows = np.arange(width + 1) // window
-    return np.bincount(windows, stats.binom.pmf(np.arange(width + 1), width, 0.5 - 2.0**-24))
+    return np.bincount(windows, stats.binom.pmf(np.arange(width + 1), width, share))
 
 
 def _shifted(counts: np.ndarray, octaves: int) -> np.ndarray:
@@ -218,10 +255,20 @@ def _counts(targets: np.ndarray) -> np.ndarray:
     return np.bincount(column, minlength=COLUMNS)
 
 
+def limits_of(problems: Problems) -> dict[int, np.ndarray]:
+    """Limits of q for every target of a column, equations (2) to (4), by window: `(COLUMNS, HALF_OCTAVES + 1)`."""
+    return _signs_limits(problems.stated) if problems.law.signs else _grid_limits()
+
+
 @functools.lru_cache(maxsize=1)
 def _grid_limits() -> dict[int, np.ndarray]:
-    """Limits of q for every target of a column, equations (2) to (4), by window: `(COLUMNS, HALF_OCTAVES + 1)`."""
     return _exact_limits() | _four_list_limits()
+
+
+@functools.lru_cache(maxsize=2)
+def _signs_limits(stated: bool) -> dict[int, np.ndarray]:
+    # The four-list solver was measured on products; for other candidates its figures are estimates.
+    return _exact_limits(signs=True) | ({} if stated else _four_list_limits())
 
 
 def _four_list_limits() -> dict[int, np.ndarray]:
@@ -238,11 +285,11 @@ def _four_list_limits() -> dict[int, np.ndarray]:
     }
 
 
-def _exact_limits() -> dict[int, np.ndarray]:
-    table = miss_probabilities()
+def _exact_limits(signs: bool = False) -> dict[int, np.ndarray]:
+    table = miss_probabilities(signs)
     sizes = sorted(table)
     shrink = 1 - 2.0 ** (-1 / STEPS_PER_OCTAVE)
-    shift = TARGETS[-1] / 2 * (1 + np.log(2 / TARGETS[-1]))
+    shift = TARGETS[-1] / 2 * (1.0 if signs else 1 + np.log(2 / TARGETS[-1]))
     found = {}
     for window in (m for m in sizes if m >= SMALLEST_WINDOW):
         limits = np.zeros_like(table[window])

@@ -19,6 +19,9 @@ _FILES = (
 )
 
 
+_SUPPLIED = ("source.safetensors", "the random weights, as they were supplied")
+
+
 def render_card(summary: Summary) -> str:
     """What the directory is, what is certified, how to check, load and read it, and what it does not promise."""
     return (
@@ -30,13 +33,15 @@ def render_card(summary: Summary) -> str:
             layers=numbers.count(len(summary.layers)),
             depth=numbers.count(2 * len(summary.layers)),
             seed=summary.seed,
+            source=summary.source,
             statements=[
                 statements.statement(row, summary.eps)
                 + (" This bound is vacuous: it exceeds the outputs." if statements.is_vacuous(row) else "")
                 for row in summary.certificates
             ],
-            files=_FILES,
+            files=_FILES if summary.seed is not None else (*_FILES[:2], _SUPPLIED, *_FILES[2:]),
             size=statements.size_verdict(summary),
-            delta=numbers.given(summary.delta),
+            delta=None if summary.delta is None else numbers.given(summary.delta),
+            not_stated=statements.not_stated(summary),
         )
     )

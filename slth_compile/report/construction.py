@@ -22,7 +22,7 @@ def compiled(summary: Summary) -> Table:
         ("Kept for each target weight", numbers.per(summary.kept, summary.weights)),
         ("Mask", f"{coded} bits a target weight; {raw} without a code"),
         ("Uniform quantiser of the same largest errors", f"{quantiser} bits a target weight, as an entropy"),
-        ("Seed", str(summary.seed)),
+        ("Source", summary.source or f"seed {summary.seed}"),
         ("Ticket id", summary.ticket_id),
         ("Target digest", summary.target_digest),
         ("Compiled with", summary.measured.platform),

@@ -81,25 +81,31 @@ def _certified(summary: Summary) -> Section:
 
 
 def _compiled(summary: Summary) -> Section:
+    drawn, source = ("drawn from one seed", "seed") if summary.seed is not None else ("that were supplied", "source")
     return Section(
         key="compiled",
         title="What was compiled",
-        lead="The target's layers became pairs of random layers drawn from one seed; a mask keeps some of their "
-        "weights and removes the rest. The seed and the mask are the ticket.",
+        lead=f"The target's layers became pairs of random layers {drawn}; a mask keeps some of their weights and "
+        f"removes the rest. The {source} and the mask are the ticket.",
         tables=(construction.compiled(summary),),
     )
 
 
 def _planned(summary: Summary) -> Section:
+    stated = summary.planned_failure is not None
+    smaller = "min(eps, delta)" if stated else "eps"
     return Section(
         key="planned",
         title="Planned",
-        badge="a probability over seeds",
+        badge="a probability over seeds" if stated else "an estimate",
         lead="Stated before anything was drawn: how wide the random network must be so that, for all but a share delta "
-        "of the seeds, pruning meets every weight within its tolerance.",
+        "of the seeds, pruning meets every weight within its tolerance."
+        if stated
+        else f"How likely the source is to do is {statements.not_stated(summary)}. Gains and windows, and widths where "
+        "they were free, are estimated from those of the standard source.",
         tables=(promises.planned(summary), promises.planned_layers(summary)),
         notes=(
-            "The constants are realised ones: parameters = C k log2(k l / min(eps, delta)), with k = "
+            f"The constants are realised ones: parameters = C k log2(k l / {smaller}), with k = "
             f"{numbers.count(summary.weights)} weights and l = {numbers.count(len(summary.layers))} layers, once with "
             "the parameters of V (and the bias gadgets) and once with those of U.",
         ),

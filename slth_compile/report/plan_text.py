@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from slth_compile.plan.plan import Plan
+from slth_compile.report.statements import not_stated_because
 
 
 def plan_text(plan: Plan) -> str:
@@ -24,11 +25,15 @@ def plan_text(plan: Plan) -> str:
     bits = sum(size.mask_bits for size in plan.layers)
     parameters_v = sum(size.parameters_v for size in plan.layers)
     parameters_u = sum(size.parameters_u for size in plan.layers)
+    missed = not_stated_because(supplied=layout.law is None)
+    if layout.failure is not None and layout.delta is not None:
+        missed = f"{layout.failure:.2e}   (delta {layout.delta:g}, over seeds)"
     lines += [
         "",
         f"objective          {layout.objective}",
         f"promised bound     {plan.bound:.4e}   (eps {layout.eps:g})",
-        f"P(a weight missed) {layout.failure:.2e}   (delta {layout.delta:g}, over seeds)",
+        f"P(a weight missed) {missed}",
+        f"source             {'supplied' if layout.law is None else layout.law}",
         f"random parameters  V {parameters_v:,}, U {parameters_u:,} for {weights:,} weights: "
         f"C_V = {plan.constant_v:.2f}, C_U = {plan.constant_u:.2f}",
         f"mask               {bits / 8 / 1024:,.0f} KiB, {bits / weights:.1f} bits a weight",

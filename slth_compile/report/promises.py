@@ -10,17 +10,24 @@ from slth_compile.report.table import Cell, Table, rounded, rounded_down, rounde
 def planned(summary: Summary) -> Table:
     """The plan's promise: a probability over seeds."""
     bound = numbers.upper_bound(summary.planned_bound, summary.eps)
-    failure = numbers.upper_bound(summary.planned_failure, summary.delta)
+    delta = failure = statements.not_stated(summary)
+    if summary.delta is not None and summary.planned_failure is not None:
+        delta, failure = numbers.given(summary.delta), numbers.upper_bound(summary.planned_failure, summary.delta)
     rows = (
         ("Asked: eps, largest difference of an output", numbers.given(summary.eps), ""),
         ("Planned: difference if every weight meets its tolerance", bound, repr(summary.planned_bound)),
-        ("Asked: delta, failure probability over seeds", numbers.given(summary.delta), ""),
-        ("Planned: probability that some weight misses", failure, repr(summary.planned_failure)),
+        ("Asked: delta, failure probability over seeds", delta, ""),
+        ("Planned: probability that some weight misses", failure, _exact(summary.planned_failure)),
         ("C_V, random parameters of V", numbers.significant(summary.constant_v), repr(summary.constant_v)),
         ("C_U, random parameters of U", numbers.significant(summary.constant_u), repr(summary.constant_u)),
     )
     cells = tuple((Cell(text=name), Cell(text=text, exact=exact)) for name, text, exact in rows)
-    return Table(caption="The plan, before the seed was drawn", head=("Quantity", "Value"), rows=cells, words=(0, 1))
+    return Table(
+        caption=f"The plan, before the {'seed was drawn' if summary.seed is not None else 'source was read'}",
+        head=("Quantity", "Value"),
+        rows=cells,
+        words=(0, 1),
+    )
 
 
 def planned_layers(summary: Summary) -> Table:
@@ -31,12 +38,16 @@ def planned_layers(summary: Summary) -> Table:
             Cell(text=numbers.count(layer.width)),
             Cell(text=numbers.count(layer.bias_width) if layer.bias_width else "–"),
             rounded_up(layer.tolerance),
-            rounded_up(layer.failure),
+            Cell(text="not stated") if layer.failure is None else rounded_up(layer.failure),
         )
         for layer in summary.layers
     )
     head = ("Layer", "Width N", "Bias width", "Tolerance", "Planned failure")
     return Table(caption="Planned for each layer; failure is a probability over seeds", head=head, rows=rows)
+
+
+def _exact(value: float | None) -> str:
+    return "" if value is None else repr(value)
 
 
 def certified(summary: Summary) -> Table:

@@ -16,7 +16,7 @@ def summary_json(summary: Summary) -> dict[str, Any]:
     Non-finite numbers become None, so that every JSON reader accepts the result.
 
     Returns:
-        The keys `ticket_id`, `target_digest`, `seed`, `headline`, `asked`, `planned`, `certified` (a list),
+        The keys `ticket_id`, `target_digest`, `seed`, `source`, `headline`, `asked`, `planned`, `certified` (a list),
         `size`, `layers` (a list), `measured`.
     """
     certified = [
@@ -36,7 +36,9 @@ def summary_json(summary: Summary) -> dict[str, Any]:
         "ticket_id": summary.ticket_id,
         "target_digest": summary.target_digest,
         "seed": summary.seed,
+        "source": summary.source,
         "headline": statements.headline(summary),
+        # delta and the failures are None where no probability is stated.
         "asked": {"eps": summary.eps, "delta": summary.delta, "objective": summary.objective},
         "planned": {
             "failure": summary.planned_failure,

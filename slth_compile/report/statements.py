@@ -98,10 +98,21 @@ def wide_inputs(summary: Summary) -> list[LayerRow]:
     return [layer for layer in summary.layers if layer.parameters_u > layer.parameters_v]
 
 
+def not_stated(summary: Summary) -> str:
+    """Why no probability is stated, in a few words."""
+    return not_stated_because(supplied=summary.seed is None)
+
+
+def not_stated_because(*, supplied: bool) -> str:
+    """The same, from whether the source was supplied."""
+    why = "the source was supplied" if supplied else "at these tolerances a source of so few bits is not bounded"
+    return f"not stated: {why}"
+
+
 def says(summary: Summary) -> list[str]:
     """What the report does establish."""
     entries = [
-        "Nothing but pruning: every weight of the network follows from the seed, the mask only removes some, and the "
+        f"Nothing but pruning: every weight of the network {_origin(summary)}, the mask only removes some, and the "
         "effective form computes exactly what the literal pruned network of twice the depth computes, for every real "
         "input.",
     ]
@@ -111,6 +122,8 @@ def says(summary: Summary) -> list[str]:
             "exact weights of this ticket. The checker, written independently of the compiler, recomputes it from the "
             "files with NumPy alone."
         )
+    if summary.planned_failure is None:
+        return entries
     entries.append(
         "The planned failure bounds the share of seeds for which some weight misses its tolerance; it was stated "
         "before the seed was drawn. It rests on upper confidence limits of measured miss rates, summed over all "
@@ -127,7 +140,9 @@ def does_not_say(summary: Summary) -> list[str]:
         "Which class wins: the bound is on output values. The top class is sure to agree only where the target's "
         "first output leads the second by more than twice the bound; certify proves it sample by sample.",
         "That the attack found the worst input: it gives a lower bound only, and finding little proves nothing.",
-        "How likely this ticket is to be good: delta is a probability over seeds, stated before drawing.",
+        "How likely this ticket is to be good: delta is a probability over seeds, stated before drawing."
+        if summary.delta is not None
+        else f"How likely the source was to do: the probability is {not_stated(summary)}.",
         "That anything became smaller or faster: the random network is far larger than the target and its sparsity is "
         "unstructured.",
     ]
@@ -141,6 +156,10 @@ def does_not_say(summary: Summary) -> list[str]:
             "there, and marked vacuous."
         )
     return entries
+
+
+def _origin(summary: Summary) -> str:
+    return "follows from the seed" if summary.seed is not None else "is one of the supplied source"
 
 
 def _plural(number: int, noun: str) -> str:

@@ -20,7 +20,7 @@ class LayerRow:
         gain: Exponent g of the kernel gadget.
         window: Candidates solved together.
         tolerance: Planned largest |weight error|.
-        failure: Planned bound on P(some weight of the layer is missed), over seeds.
+        failure: Planned bound on P(some weight of the layer is missed), over seeds; None where none is stated.
         parameters_v: Random parameters of `V` and the bias gadget.
         parameters_u: Random parameters of `U` as a full (grouped) matrix.
         largest_error: Largest |weight error| of the ticket, kernel and bias, rounded up.
@@ -40,7 +40,7 @@ class LayerRow:
     gain: int
     window: int
     tolerance: float
-    failure: float
+    failure: float | None
     parameters_v: int
     parameters_u: int
     largest_error: float
@@ -148,11 +148,11 @@ class Summary:
     Attributes:
         ticket_id: SHA-256 of the manifest.
         target_digest: Digest of the target.
-        seed: The source's seed.
+        seed: The source's seed; None where it was supplied.
         eps: Asked: largest difference.
-        delta: Asked: largest failure probability over seeds.
+        delta: Asked: largest failure probability over seeds; None where nothing is stated.
         objective: Asked: which subset within its tolerance a weight takes.
-        planned_failure: Planned bound on the failure probability.
+        planned_failure: Planned bound on the failure probability; None where none is stated.
         planned_bound: `B(eta)`: the bound promised for all errors within the tolerances.
         constant_v: `C_V` of the plan.
         constant_u: `C_U` of the plan.
@@ -160,14 +160,15 @@ class Summary:
         certificates: One row a domain.
         mask_bytes: Size of `masks.safetensors`.
         measured: What was measured.
+        source: What the random weights come from, in words.
     """
 
     ticket_id: str
     target_digest: str
-    seed: int
+    seed: int | None
     eps: float
-    delta: float
-    planned_failure: float
+    delta: float | None
+    planned_failure: float | None
     planned_bound: float
     constant_v: float
     constant_u: float
@@ -176,6 +177,7 @@ class Summary:
     mask_bytes: int
     measured: Measured
     objective: str = "closest"
+    source: str = ""
 
     @property
     def weights(self) -> int:

@@ -19,10 +19,13 @@ def render_terminal(summary: Summary) -> str:
             f"{row.raw_bits / row.weights:>8.1f}  {row.mask_bits / row.weights:>5.1f}  "
             f"{row.quantiser_bits / row.weights:>9.1f}"
         )
+    failure = statements.not_stated(summary)
+    if summary.planned_failure is not None:
+        failure = f"<= {summary.planned_failure:.1e} over seeds"
     lines += [
         "",
         f"planned    bound {numbers.upper_bound(summary.planned_bound, summary.eps)}, "
-        f"P(a weight missed) <= {summary.planned_failure:.1e} over seeds; "
+        f"P(a weight missed) {failure}; "
         f"C_V = {summary.constant_v:.1f}, C_U = {summary.constant_u:.1f}",
     ]
     for row in summary.certificates:
@@ -51,6 +54,7 @@ def render_terminal(summary: Summary) -> str:
         f"{summary.quantiser_bits_per_weight:.1f}), "
         f"{numbers.count(summary.parameters_v)} random weights in V of which {numbers.count(summary.kept)} kept",
         f"seconds    {sum(seconds.values()):.1f} ({stages})",
+        f"source     {summary.source}",
         f"ticket id  {summary.ticket_id}",
     ]
     return "\n".join(lines)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,9 +14,18 @@ _LOW_BITS = (1 << 31) - 1
 _TINY = 2.0**-1000
 
 
-def entries(words: jax.Array) -> jax.Array:
-    """The entries `((w >> 8) - 2^23)` of words `w`, int64 in [-2^23, 2^23), in units of 2^-23: Uniform[-1, 1)."""
-    return (words >> jnp.uint32(8)).astype(jnp.int64) - (1 << ENTRY_BITS)
+def entries(words: jax.Array, bits: int = ENTRY_BITS + 1, dtype: Any = jnp.int64) -> jax.Array:
+    """The entries `((w >> 8) - 2^23)` of words `w`, in [-2^23, 2^23), in units of 2^-23: Uniform[-1, 1).
+
+    With fewer bits they are the same, rounded down to multiples of `2^(24-bits)`.
+    """
+    kept = (words >> jnp.uint32(32 - bits)).astype(dtype)
+    return (kept << (ENTRY_BITS + 1 - bits) if bits <= ENTRY_BITS else kept) - (1 << ENTRY_BITS)
+
+
+def sign_entries(words: jax.Array, dtype: Any = jnp.int64) -> jax.Array:
+    """The signed constants of words: 2^23 where the top bit is set, else -2^23, in units of 2^-23."""
+    return ((words >> jnp.uint32(31)).astype(dtype) << (ENTRY_BITS + 1)) - (1 << ENTRY_BITS)
 
 
 def masked_sum(candidates: jax.Array, subsets: jax.Array) -> jax.Array:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+
+from slth_compile.source.law import STANDARD, SourceLaw
 
 MAXIMUM_WIDTH = 2**15 - 1
 """Largest width: effective weights stay below 2^62 in units of 2^(gain-46)."""
@@ -22,14 +25,14 @@ class Gadget:
         gain: Exponent g; entries of `V` are `2^g * Uniform[-1, 1)`.
         window: Candidates solved together, m.
         tolerance: Largest allowed |effective weight - weight|.
-        failure: Bound on P(some weight misses its tolerance), over seeds.
+        failure: Bound on P(some weight misses its tolerance), over seeds; None where none is stated.
     """
 
     width: int
     gain: int
     window: int
     tolerance: float
-    failure: float
+    failure: float | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,18 +56,26 @@ class Layout:
 
     Attributes:
         eps: Allowed difference, output units.
-        delta: Allowed probability, over seeds, that some weight misses its tolerance.
+        delta: Allowed probability, over seeds, that some weight misses its tolerance; None where nothing is stated.
         layers: Every weighted layer in topological order.
         objective: One of `OBJECTIVES`.
+        law: Of the entries; None where the source is supplied.
     """
 
     eps: float
-    delta: float
+    delta: float | None
     layers: tuple[LayerLayout, ...]
     objective: str = CLOSEST
+    law: SourceLaw | None = STANDARD
 
     @property
-    def failure(self) -> float:
-        """Bound on P(some weight of the network misses its tolerance): the union over gadgets."""
+    def failure(self) -> float | None:
+        """Bound on P(some weight of the network misses its tolerance), the union over gadgets; None if not stated."""
         gadgets = [g for layer in self.layers for g in (layer.kernel, layer.bias) if g is not None]
-        return sum(g.failure for g in gadgets)
+        return added([g.failure for g in gadgets])
+
+
+def added(failures: Sequence[float | None]) -> float | None:
+    """The sum of some stated probabilities, None where one of them is not stated."""
+    stated = [failure for failure in failures if failure is not None]
+    return sum(stated) if len(stated) == len(failures) else None

@@ -5,15 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from slth_compile.graph.nodes import Dense, Weighted
-from slth_compile.source.dyadic import entries
-from slth_compile.source.threefry import TENSOR_BIAS_U, TENSOR_U, Key, tensor_key, words
-
-_DRAWS = (1 << 10, 1 << 15, 1 << 20)
+from slth_compile.source.source import Source
+from slth_compile.source.tensor import Drawn, read_entries
+from slth_compile.source.threefry import TENSOR_BIAS_U, TENSOR_U
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,36 +69,27 @@ def from_canonical(node: Weighted, canonical: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.moveaxis(split, 1, 2)).reshape(node.kernel.shape)
 
 
-def drawn_entries(key: Key, elements: np.ndarray) -> np.ndarray:
-    """The entries at flat positions `elements` of a tensor, int64 of their shape, in units of 2^-23."""
-    flat = elements.reshape(-1).astype(np.uint64)
-    found = np.zeros(flat.size, np.int64)
-    # Padded to the next of a few sizes, so that few shapes are ever compiled.
-    size = next((size for size in _DRAWS if size >= flat.size), _DRAWS[-1])
-    with jax.enable_x64(True):
-        for start in range(0, flat.size, size):
-            part = flat[start : start + size]
-            padded = jnp.asarray(np.pad(part, (0, size - part.size)))
-            found[start : start + size] = np.asarray(_entries_at(key, padded))[: part.size]
-    return found.reshape(elements.shape)
-
-
-@jax.jit
-def _entries_at(key: Key, elements: jax.Array) -> jax.Array:
-    return entries(words(key, elements))
-
-
-def own_entries(seed: int, layer: int, shape: KernelShape, width: int) -> np.ndarray:
+def own_entries(source: Source, layer: int, shape: KernelShape, width: int) -> np.ndarray:
     """The entry of `U` that hidden channel (j, t) may keep, int64 `(width, C)`, in units of 2^-23."""
-    fan_in = shape.inputs // shape.groups
-    copy, channel = np.arange(width, dtype=np.uint64)[:, None], np.arange(shape.inputs, dtype=np.uint64)
-    elements = (copy * np.uint64(shape.inputs) + channel) * np.uint64(fan_in) + channel % np.uint64(fan_in)
-    return drawn_entries(tensor_key(seed, layer, TENSOR_U), elements)
+    tensor = source.tensor(layer, TENSOR_U)
+    # Of a supplied U there is nothing but these entries.
+    generated = isinstance(tensor, Drawn)
+    return read_entries(tensor, own_elements(shape, width) if generated else _in_order(width, shape.inputs))
 
 
-def bias_entries(seed: int, layer: int, width: int) -> np.ndarray:
+def own_elements(shape: KernelShape, width: int) -> np.ndarray:
+    """Flat positions of the entries that hidden channels may keep in `U (N, C, C/groups)`, uint64 `(width, C)`."""
+    fan_in, channel = np.uint64(shape.inputs // shape.groups), np.arange(shape.inputs, dtype=np.uint64)
+    return _in_order(width, shape.inputs) * fan_in + channel % fan_in
+
+
+def _in_order(width: int, channels: int) -> np.ndarray:
+    return np.arange(width * channels, dtype=np.uint64).reshape(width, channels)
+
+
+def bias_entries(source: Source, layer: int, width: int) -> np.ndarray:
     """The entries of the bias gadget's `u`, int64 `(width, 1)`, in units of 2^-23."""
-    return drawn_entries(tensor_key(seed, layer, TENSOR_BIAS_U), np.arange(width)[:, None])
+    return read_entries(source.tensor(layer, TENSOR_BIAS_U), np.arange(width)[:, None])
 
 
 def usable_copies(own: np.ndarray, sign: int) -> tuple[np.ndarray, np.ndarray]:

@@ -15,6 +15,7 @@ from slth_compile.processes import by_first, from_first
 from slth_compile.progress import Progress
 from slth_compile.source.layout import CLOSEST, Layout
 from slth_compile.source.network import kernel_shape
+from slth_compile.source.source import Generated, Source
 from slth_compile.subset_sum.compensation import LARGEST, compensation
 from slth_compile.subset_sum.dispatch import cores
 from slth_compile.subset_sum.feedback import solve_layer
@@ -32,18 +33,18 @@ Advance = Callable[[int], None]
 def solve_network(
     graph: Graph,
     layout: Layout,
-    seed: int,
+    source: Source,
     workspace: Workspace | None,
     total: int,
     progress: Progress,
     calibration: np.ndarray | None = None,
 ) -> Ticket:
-    """The ticket of a seed: the masks of every layer.
+    """The ticket of a source: the masks of every layer.
 
     Args:
         graph: The folded target.
         layout: What is drawn.
-        seed: The source's seed.
+        source: What candidates are drawn from.
         workspace: Where finished parts are taken from and kept, None to keep nothing, and in all but the first of
             several processes.
         total: Number of problems, for the progress.
@@ -62,12 +63,12 @@ def solve_network(
         done += solved
         progress("solve", done, total)
 
-    exact = _compiled(layout) if layout.objective == CLOSEST else frozenset()
+    exact = _compiled(layout, source) if layout.objective == CLOSEST else frozenset()
     inputs = None if calibration is None else LayerInputs(graph, calibration)
     for index, position in enumerate(graph.layers):
         node = graph.nodes[position]
         assert isinstance(node, Weighted)
-        problems = families(seed, index, node, layout.layers[index])
+        problems = families(source, index, node, layout.layers[index])
         if inputs is None:
             parts: dict[str, SubsetMask] = {}
             for family in problems:
@@ -82,7 +83,7 @@ def solve_network(
             inputs.set_weights(position, layer_weights(node, effective_layer(problems, parts), layout.layers[index]))
         masks.append(parts)
     _refuse_misses(graph, layout, misses)
-    return Ticket(layout, seed, tuple(masks))
+    return Ticket(layout, source, tuple(masks))
 
 
 def without_feedback(graph: Graph, layout: Layout) -> tuple[str, ...]:
@@ -96,14 +97,17 @@ def without_feedback(graph: Graph, layout: Layout) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _compiled(layout: Layout) -> frozenset[int]:
+def _compiled(layout: Layout, source: Source) -> frozenset[int]:
     """The windows that are solved in 64 bits; their programs, and the others of the layout, compiled side by side."""
     gadgets = [g for layer in layout.layers for g in (layer.kernel, layer.bias) if g is not None]
     exact = frozenset(g.window for g in gadgets if not gadget_rounding(g))
+    if not isinstance(source, Generated):
+        # Of a supplied source the programs depend on the size of its tensors.
+        return exact
     programs = {(g.window, bool(gadget_rounding(g)) and g.window not in exact) for g in gadgets}
     programs |= {(layer.kernel.window, bool(gadget_rounding(layer.kernel))) for layer in layout.layers}
     with ThreadPoolExecutor(cores()) as pool:
-        list(pool.map(lambda program: compile_program(*program), sorted(programs)))
+        list(pool.map(lambda program: compile_program(program[0], program[1], source.law.bits), sorted(programs)))
     return exact
 
 
@@ -163,9 +167,16 @@ def _refuse_misses(graph: Graph, layout: Layout, misses: Sequence[Miss]) -> None
         return
     worst = max(misses, key=lambda miss: miss.error / miss.tolerance)
     name = graph.nodes[graph.layers[worst.layer]].name or f"layer {worst.layer}"
+    if layout.law is None:
+        who, advice = "the supplied source missed {} weight(s)", "Give more copies, or ask for a larger eps"
+    elif layout.failure is None:
+        who = "this seed missed {} weight(s); widths were estimated, no probability was stated"
+        advice = "Try another seed, a smaller delta (a wider source), or a source of more bits"
+    else:
+        who = f"this seed missed {{}} weight(s), an event of planned probability {layout.failure:.1e}"
+        advice = "Try another seed, or a smaller delta"
     raise UnreachableError(
-        f"this seed missed {len(misses)} weight(s), an event of planned probability {layout.failure:.1e}; "
-        f"worst: layer '{name}' ({worst.part}), tap {worst.position[0]}, input channel {worst.position[1]}, "
-        f"output channel {worst.position[2]}: weight {worst.weight:.6g}, error {worst.error:.2e}, "
-        f"tolerance {worst.tolerance:.2e}. Try another seed, or a smaller delta"
+        f"{who.format(len(misses))}; worst: layer '{name}' ({worst.part}), tap {worst.position[0]}, input channel "
+        f"{worst.position[1]}, output channel {worst.position[2]}: weight {worst.weight:.6g}, error {worst.error:.2e}, "
+        f"tolerance {worst.tolerance:.2e}. {advice}"
     )

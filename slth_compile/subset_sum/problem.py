@@ -13,9 +13,9 @@ import numpy as np
 from jax import lax
 
 from slth_compile.constructions.da_cunha import Family
-from slth_compile.source.dyadic import PRODUCT_BITS, entries, masked_sum
+from slth_compile.source.dyadic import ENTRY_BITS, PRODUCT_BITS, masked_sum
 from slth_compile.source.layout import Gadget
-from slth_compile.source.threefry import Key, words
+from slth_compile.source.tensor import Drawn, Tensor, entries_at
 from slth_compile.subset_sum import code_length
 from slth_compile.subset_sum.dispatch import Device
 from slth_compile.subset_sum.four_list import near_subset
@@ -101,12 +101,13 @@ def gadget_rounding(gadget: Gadget) -> float:
     return rounding(gadget.window, float(np.ldexp(gadget.tolerance, -gadget.gain)))
 
 
-def compile_program(window: int, narrow: bool) -> None:
+def compile_program(window: int, narrow: bool, bits: int = ENTRY_BITS + 1) -> None:
     """Compiles `solve_batch` for a window on the first local device; what is compiled is kept by JAX.
 
     Args:
         window: Candidates m; above 28, where another solver is used, nothing is done.
         narrow: Whether in 32 bits.
+        bits: Binary digits of the entries of `V`.
     """
     if window > MAXIMUM_WINDOW:
         return
@@ -114,9 +115,9 @@ def compile_program(window: int, narrow: bool) -> None:
     with jax.enable_x64(True), jax.default_device(device):
         one = np.ones(1, np.uint32)
         nothing = Table(*(np.zeros(_SMALLEST_TABLE, np.int32),) * 2, *(np.uint32(1),) * 3, np.uint64(1))  # type: ignore[arg-type]
-        key = jax.device_put((jnp.uint32(one[0]), jnp.uint32(one[0])), device)
+        v = jax.device_put(Drawn((jnp.uint32(one[0]), jnp.uint32(one[0])), bits), device)
         arrays = (np.zeros(size, np.uint32), np.zeros(size, np.uint32), np.zeros(size, np.int64))
-        solve_batch(key, jax.device_put(nothing, device), *arrays, np.int32(0), window=window, narrow=narrow)
+        solve_batch(v, jax.device_put(nothing, device), *arrays, np.int32(0), window=window, narrow=narrow)
 
 
 def table(family: Family, device: Device) -> Table:
@@ -143,11 +144,11 @@ def table(family: Family, device: Device) -> Table:
     )
 
 
-def candidates_of(key: Key, table: Table, flat: jax.Array, numbers: jax.Array, window: int) -> jax.Array:
+def candidates_of(v: Tensor, table: Table, flat: jax.Array, numbers: jax.Array, window: int) -> jax.Array:
     """The candidates of some weights, int64 `(window, batch)`, units of 2^-46 of the gain.
 
     Args:
-        key: Key of the tensor `V`.
+        v: The tensor `V`.
         table: The family's copies.
         flat: Canonical flat positions of the weights, uint32 `(batch,)`.
         numbers: Their windows, uint32 `(batch,)`; they must exist.
@@ -157,12 +158,12 @@ def candidates_of(key: Key, table: Table, flat: jax.Array, numbers: jax.Array, w
     place = channel * table.width + numbers * jnp.uint32(window) + jnp.arange(window, dtype=jnp.uint32)[:, None]
     copies, own = (x.at[place].get(mode="promise_in_bounds") for x in (table.copies, table.own))
     address = copies.astype(jnp.uint64) * table.weights + flat.astype(jnp.uint64)
-    return materialise(entries(words(key, address)) * own.astype(jnp.int64))
+    return materialise(entries_at(v, address) * own.astype(jnp.int64))
 
 
 @functools.partial(jax.jit, static_argnames=("window", "narrow"), compiler_options=WIDE)
 def solve_batch(
-    key: Key,
+    v: Tensor,
     table: Table,
     flat: jax.Array,
     numbers: jax.Array,
@@ -175,7 +176,7 @@ def solve_batch(
     """The closest subset of every window, and the sum its booleans keep.
 
     Args:
-        key: Key of the tensor `V`.
+        v: The tensor `V`.
         table: The family's copies.
         flat: Canonical flat positions of the weights, uint32 `(batch,)`.
         numbers: Their windows, uint32 `(batch,)`.
@@ -189,7 +190,7 @@ def solve_batch(
     """
 
     def solve(flat: jax.Array, numbers: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
-        exact = candidates_of(key, table, flat, numbers, window)
+        exact = candidates_of(v, table, flat, numbers, window)
         problem = (exact, targets)
         if narrow:
             problem = tuple(narrowed(x) for x in problem)
@@ -202,7 +203,7 @@ def solve_batch(
 
 @functools.partial(jax.jit, static_argnames=("window",))
 def solve_near_batch(
-    key: Key,
+    v: Tensor,
     table: Table,
     flat: jax.Array,
     numbers: jax.Array,
@@ -215,7 +216,7 @@ def solve_near_batch(
     """A near subset of every window above 28, and the sum its booleans keep.
 
     Args:
-        key: Key of the tensor `V`.
+        v: The tensor `V`.
         table: The family's copies.
         flat: Canonical flat positions of the weights, uint32 `(batch,)`.
         numbers: Their windows, uint32 `(batch,)`.
@@ -233,7 +234,7 @@ def solve_near_batch(
     def solve(
         flat: jax.Array, numbers: jax.Array, targets: jax.Array, enough: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        exact = candidates_of(key, table, flat, numbers, window)
+        exact = candidates_of(v, table, flat, numbers, window)
         subsets = near_subset(exact, targets, enough)
         return subsets, masked_sum(exact, subsets)
 
@@ -243,7 +244,7 @@ def solve_near_batch(
 
 @functools.partial(jax.jit, static_argnames=("window", "exact"), compiler_options=WIDE)
 def solve_cheapest_batch(
-    key: Key,
+    v: Tensor,
     table: Table,
     flat: jax.Array,
     numbers: jax.Array,
@@ -259,7 +260,7 @@ def solve_cheapest_batch(
     """The subset of every window that costs least within its tolerance, and the sum its booleans keep.
 
     Args:
-        key: Key of the tensor `V`.
+        v: The tensor `V`.
         table: The family's copies.
         flat: Canonical flat positions of the weights, uint32 `(batch,)`.
         numbers: Their windows, uint32 `(batch,)`.
@@ -276,7 +277,7 @@ def solve_cheapest_batch(
     """
 
     def solve(flat: jax.Array, numbers: jax.Array, targets: jax.Array, allowed: jax.Array) -> tuple[jax.Array, ...]:
-        candidates = candidates_of(key, table, flat, numbers, window)
+        candidates = candidates_of(v, table, flat, numbers, window)
         subsets, costs, found = code_length.cheapest_within(candidates, pruned, kept, targets, allowed, exact)
         return subsets, masked_sum(candidates, subsets), costs, found
 
@@ -285,13 +286,13 @@ def solve_cheapest_batch(
 
 
 Tables = dict[Device, tuple[Any, Table]]
-"""Key and table of a family on every local device."""
+"""The tensor `V` and the table of a family on every local device."""
 
 
 def placed(family: Family) -> Tables:
-    """The key and the table of a family, on every local device."""
+    """The tensor `V` and the table of a family, on every local device."""
     with jax.enable_x64(True):
-        return {device: (jax.device_put(family.key, device), table(family, device)) for device in jax.local_devices()}
+        return {device: (jax.device_put(family.v, device), table(family, device)) for device in jax.local_devices()}
 
 
 def on_devices(
@@ -305,7 +306,7 @@ def on_devices(
 
     Args:
         family: The problems; its table is put on every device once.
-        solve: `solve_batch` or another of its kind, with key and table first and the wanted count last.
+        solve: `solve_batch` or another of its kind, with `V` and table first and the wanted count last.
         arrays: One entry a problem.
         further: What follows them in the arguments of `solve`.
         tables: What `placed` made of the family, None to make it for these problems alone.

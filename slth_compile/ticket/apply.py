@@ -18,20 +18,21 @@ from slth_compile.graph.nodes import Weighted
 from slth_compile.source.dyadic import ENTRY_BITS, split
 from slth_compile.source.layout import LayerLayout
 from slth_compile.source.network import from_canonical
-from slth_compile.source.threefry import Key, words
+from slth_compile.source.tensor import Tensor, entries_at
 from slth_compile.ticket.masks import SubsetMask
 from slth_compile.ticket.ticket import EffectiveLayer, Ticket
 
 _BATCH, _CHUNK = 1 << 16, 1 << 10
 _THREADS = 2
-_COPY_SHIFT = ENTRY_BITS + 1
+# An entry, -2^23 to 2^23, takes one bit more than its magnitude and its sign.
+_COPY_SHIFT = ENTRY_BITS + 2
 
 
 def masked_sums(family: Family, mask: SubsetMask) -> np.ndarray:
-    """The sum every weight keeps, from the seed and the booleans alone.
+    """The sum every weight keeps, from the source and the booleans alone.
 
     Args:
-        family: The weights' copies and keys.
+        family: The weights' copies and tensors.
         mask: Their mask.
 
     Returns:
@@ -45,7 +46,7 @@ def masked_sums(family: Family, mask: SubsetMask) -> np.ndarray:
     batch = min(_BATCH, _rounded(subsets.size, 3))
     with jax.enable_x64(True):
         sizes = jnp.asarray([len(family.copies), channels, features, subsets.size], jnp.int64)
-        arguments = (family.key, jnp.asarray(table), sizes)
+        arguments = (family.v, jnp.asarray(table), sizes)
 
     def run(start: int) -> np.ndarray:
         parts = [a[start : start + batch] for a in (windows, subsets)]
@@ -64,13 +65,13 @@ def effective_layers(graph: Graph, ticket: Ticket) -> tuple[EffectiveLayer, ...]
 
     Args:
         graph: The folded target, for shapes.
-        ticket: Layout, seed and masks.
+        ticket: Layout, source and masks.
     """
     found = []
     for layer, (position, masks) in enumerate(zip(graph.layers, ticket.masks, strict=True)):
         node = graph.nodes[position]
         assert isinstance(node, Weighted)
-        found.append(effective_layer(families(ticket.seed, layer, node, ticket.layout.layers[layer]), masks))
+        found.append(effective_layer(families(ticket.source, layer, node, ticket.layout.layers[layer]), masks))
     return tuple(found)
 
 
@@ -113,7 +114,7 @@ def _rounded(size: int, step: int) -> int:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _kept_sums(
-    window: int, key: Key, table: jax.Array, sizes: jax.Array, start: jax.Array, windows: jax.Array, subsets: jax.Array
+    window: int, v: Tensor, table: jax.Array, sizes: jax.Array, start: jax.Array, windows: jax.Array, subsets: jax.Array
 ) -> jax.Array:
     """The sums of the weights from flat position `start` on, chunk by chunk."""
     width, channels, features, total = sizes
@@ -126,10 +127,10 @@ def _kept_sums(
         # Integers below 2^53 all along, at most 32 products of 46 bits: float64 is exact, and faster than int64.
         own = ((packed & ((1 << _COPY_SHIFT) - 1)).astype(jnp.int32) - (1 << ENTRY_BITS)).astype(jnp.float64)
         addresses = ((packed >> _COPY_SHIFT) * total + flat).astype(jnp.uint64)
-        v = ((words(key, addresses) >> jnp.uint32(8)).astype(jnp.int32) - (1 << ENTRY_BITS)).astype(jnp.float64)
+        entries = entries_at(v, addresses, jnp.int32).astype(jnp.float64)
         kept = (bits >> jnp.arange(window, dtype=jnp.uint32)[:, None]) & jnp.uint32(1) == 1
-        return jnp.where(kept, own * v, 0.0).sum(0).astype(jnp.int64)
+        return jnp.where(kept, own * entries, 0.0).sum(0).astype(jnp.int64)
 
     flat = start + jnp.arange(windows.size, dtype=jnp.int64)
-    parts = (v.reshape(-1, _CHUNK) for v in (flat, windows, subsets))
+    parts = (x.reshape(-1, _CHUNK) for x in (flat, windows, subsets))
     return lax.map(chunk, tuple(parts)).reshape(-1)

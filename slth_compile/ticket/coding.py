@@ -28,8 +28,7 @@ import numpy as np
 
 from slth_compile.constructions.da_cunha import Family
 from slth_compile.errors import InputError
-from slth_compile.source.dyadic import entries
-from slth_compile.source.threefry import Key, words
+from slth_compile.source.tensor import Tensor, entries_at
 from slth_compile.ticket.lanes import Reader, quantised, write
 from slth_compile.ticket.masks import SubsetMask, subset_dtype
 
@@ -91,7 +90,7 @@ def decode_family(family: Family, coded: np.ndarray) -> SubsetMask:
 
 
 def candidate_contexts(family: Family) -> Contexts:
-    """The contexts of a family's candidates, from the seed; raises InputError for windows it does not have."""
+    """The contexts of a family's candidates, from the source; raises InputError for windows it does not have."""
 
     def found(flat: np.ndarray, windows: np.ndarray) -> np.ndarray:
         if np.any(windows >= family.windows[family.channel(flat)]):
@@ -104,7 +103,7 @@ def candidate_contexts(family: Family) -> Contexts:
             for start in range(0, flat.size, _BATCH):
                 part = slice(start, start + _BATCH)
                 weights = jnp.asarray(_padded(flat[part])), jnp.asarray(_padded(windows[part].astype(np.int32)))
-                batch = _contexts(family.key, copies, own, shape, *weights, window=family.gadget.window)
+                batch = _contexts(family.v, copies, own, shape, *weights, window=family.gadget.window)
                 contexts[part] = np.asarray(batch)[: flat[part].size]
         return contexts
 
@@ -232,7 +231,7 @@ def _padded(array: np.ndarray) -> np.ndarray:
 
 @functools.partial(jax.jit, static_argnames="window")
 def _contexts(
-    key: Key, copies: jax.Array, own: jax.Array, shape: jax.Array, flat: jax.Array, windows: jax.Array, *, window: int
+    v: Tensor, copies: jax.Array, own: jax.Array, shape: jax.Array, flat: jax.Array, windows: jax.Array, *, window: int
 ) -> jax.Array:
     """Contexts `(batch, m)`, `Family.candidates` included: a chunk stays in the first caches."""
     _, channels, outputs = shape
@@ -242,7 +241,7 @@ def _contexts(
         rank = windows * window + jnp.arange(window, dtype=jnp.int32)
         place = rank * channels + flat // outputs % channels
         addresses = copies[place] * shape.prod() + flat
-        return context(entries(words(key, addresses.astype(jnp.uint64))) * own[place])
+        return context(entries_at(v, addresses.astype(jnp.uint64)) * own[place])
 
     chunks = [part.reshape(-1, min(part.size, _CHUNK)) for part in (flat, windows)]
     return jax.lax.map(chunk, tuple(chunks)).reshape(-1, window)

@@ -26,15 +26,21 @@ from slth_compile.graph.check import check
 from slth_compile.graph.fold import fold
 from slth_compile.graph.graph import Graph, graph_from_json, graph_json, target_arrays, target_digest
 from slth_compile.graph.nodes import Weighted
+from slth_compile.source.law import FEWEST_BITS, MOST_BITS, STANDARD, SourceLaw
 from slth_compile.source.layout import MAXIMUM_WIDTH, OBJECTIVES, Gadget, LayerLayout, Layout
+from slth_compile.source.source import Generated, Source, Supplied
+from slth_compile.source.supplied import numbers, refuse_unfitting, supplied
 from slth_compile.source.threefry import GENERATOR
 from slth_compile.ticket.coding import decode_family, encode_family
 from slth_compile.ticket.masks import LARGEST_WINDOW
 from slth_compile.ticket.ticket import Ticket
 
-FORMAT, VERSION = "slth-ticket", 2
+FORMAT, VERSION, SOURCE_VERSION = "slth-ticket", 2, 3
+"""A ticket of the standard source is of version 2; version 3 adds what another source is."""
+
 MANIFEST, SUMS = "manifest.json", "SHA256SUMS"
 MASKS, TARGET, DOMAIN, CERTIFICATE = "masks.safetensors", "target.safetensors", "domain.safetensors", "certificate.json"
+SOURCE = "source.safetensors"
 STATED = (MASKS, TARGET, DOMAIN, CERTIFICATE)
 STATS = "stats.json"
 LARGEST_STORED_DOMAIN = 64 << 20
@@ -50,7 +56,7 @@ class Record:
 
     Attributes:
         graph: The target as given, unfolded.
-        ticket: Layout, seed, masks.
+        ticket: Layout, source, masks.
         domains: Where the certificates hold; a domain too large to store has no samples when read back and is None.
         certificates: Entries of `certificate.json`.
         stats: What was measured on the way: seconds, accuracies, attacks. Not part of the ticket id.
@@ -72,7 +78,7 @@ def stated_files(
 
     Args:
         graph: The unfolded target.
-        ticket: Layout, seed, masks.
+        ticket: Layout, source, masks.
         domains: Where the certificates hold.
         certificates: Entries of `certificate.json`.
     """
@@ -88,9 +94,12 @@ def stated_files(
         DOMAIN: safetensors.numpy.save(stored),
         CERTIFICATE: _json(list(certificates)),
     }
+    if isinstance(ticket.source, Supplied):
+        files[SOURCE] = safetensors.numpy.save(numbers(ticket.source))
+    described = _described(ticket.source)
     manifest = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": VERSION if described is None else SOURCE_VERSION,
         "generator": GENERATOR,
         "seed": ticket.seed,
         "eps": ticket.layout.eps,
@@ -104,7 +113,7 @@ def stated_files(
             {"kind": domain.kind, "digest": domain_digest(domain), "stored": _is_stored(domain)} for domain in domains
         ],
         "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
-    }
+    } | ({} if described is None else {"source": described})
     return {MANIFEST: _json(manifest), **files}
 
 
@@ -122,7 +131,7 @@ def mask_tensors(graph: Graph, ticket: Ticket) -> dict[str, np.ndarray]:
     """The coded masks, by tensor name: `layer.part`; two are coded at a time."""
     found = [
         (family, masks[family.part])
-        for masks, parts in zip(ticket.masks, _families(graph, ticket.layout, ticket.seed), strict=True)
+        for masks, parts in zip(ticket.masks, _families(graph, ticket.layout, ticket.source), strict=True)
         for family in parts
     ]
     # The large ones first, so that none is left over at the end.
@@ -175,14 +184,15 @@ def read(directory: pathlib.Path) -> Record:
         _refuse_unstated(content, manifest["files"])
         graph = graph_from_json(manifest["graph"], _tensors(content[TARGET]), tuple(manifest["output_names"]))
         layers = tuple(_layer_layout(entry) for entry in manifest["layers"])
-        seed = _whole(manifest["seed"], 0, 2**64 - 1)
-        layout = Layout(
-            eps=manifest["eps"], delta=manifest["delta"], layers=layers, objective=_objective(manifest["objective"])
-        )
+        source, law = _source(manifest, content)
+        objective = _objective(manifest["objective"])
+        layout = Layout(eps=manifest["eps"], delta=manifest["delta"], layers=layers, objective=objective, law=law)
+        if isinstance(source, Supplied):
+            refuse_unfitting(fold(graph), layout, source)
         coded = _tensors(content[MASKS])
         masks = tuple(
             {family.part: decode_family(family, coded[f"{family.layer}.{family.part}"]) for family in parts}
-            for parts in _families(check(graph), layout, seed)
+            for parts in _families(check(graph), layout, source)
         )
         arrays = _tensors(content[DOMAIN])
         domains = tuple(_domain(entry, d, arrays, graph.input_shape) for d, entry in enumerate(manifest["domains"]))
@@ -194,14 +204,15 @@ def read(directory: pathlib.Path) -> Record:
         raise
     except (SlthError, safetensors.SafetensorError, *DAMAGED) as error:
         raise VerificationError("format", f"{directory}: damaged or not of this format ({error!r})") from error
-    return Record(graph, Ticket(layout, seed, masks), domains, certificates, stats, content)
+    return Record(graph, Ticket(layout, source, masks), domains, certificates, stats, content)
 
 
 def _refuse_unknown(manifest: Mapping[str, Any]) -> None:
     if manifest["format"] != FORMAT:
         raise VerificationError("format", f"found format '{manifest['format']}', expected '{FORMAT}'")
-    if manifest["version"] != VERSION:
-        raise VerificationError("version", f"found version {manifest['version']}, this release reads {VERSION}")
+    if manifest["version"] not in (VERSION, SOURCE_VERSION):
+        known = f"{VERSION} and {SOURCE_VERSION}"
+        raise VerificationError("version", f"found version {manifest['version']}, this release reads {known}")
     if manifest["generator"] != GENERATOR:
         raise VerificationError("version", f"found generator '{manifest['generator']}', expected '{GENERATOR}'")
 
@@ -213,7 +224,8 @@ def _listed(directory: pathlib.Path) -> dict[str, bytes]:
             raise VerificationError("format", f"{name} is missing")
     lines = (line.split("  ", 1) for line in (directory / SUMS).read_text("ascii").splitlines())
     listed = {name: digest for digest, name in lines}
-    content = {name: (directory / name).read_bytes() for name in (MANIFEST, *STATED, STATS)}
+    names = [MANIFEST, *STATED, STATS] + [SOURCE] * (directory / SOURCE).is_file()
+    content = {name: (directory / name).read_bytes() for name in names}
     for name, raw in content.items():
         if hashlib.sha256(raw).hexdigest() != listed.get(name):
             raise VerificationError("digest", f"{name} is not the file that {SUMS} lists")
@@ -221,7 +233,9 @@ def _listed(directory: pathlib.Path) -> dict[str, bytes]:
 
 
 def _refuse_unstated(content: Mapping[str, bytes], digests: Mapping[str, str]) -> None:
-    for name in STATED:
+    if (SOURCE in content) != (SOURCE in digests):
+        raise VerificationError("format", f"{SOURCE} is there and not in the manifest, or the other way round")
+    for name in STATED + (SOURCE,) * (SOURCE in content):
         if hashlib.sha256(content[name]).hexdigest() != digests[name]:
             raise VerificationError("digest", f"{name} is not the file the manifest names")
 
@@ -245,7 +259,7 @@ def _gadget(entry: Mapping[str, Any]) -> Gadget:
         gain=_whole(entry["gain"], -512, 512),
         window=_whole(entry["window"], 1, LARGEST_WINDOW),
         tolerance=float(entry["tolerance"]),
-        failure=float(entry["failure"]),
+        failure=None if entry["failure"] is None else float(entry["failure"]),
     )
 
 
@@ -261,13 +275,35 @@ def _whole(value: Any, low: int, high: int) -> int:
     return value
 
 
-def _families(graph: Graph, layout: Layout, seed: int) -> Iterator[tuple[Family, ...]]:
+def _described(source: Source) -> dict[str, Any] | None:
+    """What the manifest says of a source other than the standard one."""
+    if isinstance(source, Supplied):
+        return {"kind": "supplied"}
+    return None if source.law == STANDARD else {"kind": "generated", **dataclasses.asdict(source.law)}
+
+
+def _source(manifest: Mapping[str, Any], content: Mapping[str, bytes]) -> tuple[Source, SourceLaw | None]:
+    described = manifest["source"] if manifest["version"] == SOURCE_VERSION else {"kind": "generated"}
+    if described["kind"] not in ("generated", "supplied"):
+        raise VerificationError(
+            "source", f"found a source of kind {described['kind']!r:.40}, expected generated or supplied"
+        )
+    if (described["kind"] == "supplied") != (SOURCE in content):
+        raise VerificationError("format", f"{SOURCE} is needed exactly where the source was supplied")
+    if described["kind"] == "supplied":
+        return supplied(_tensors(content[SOURCE])), None
+    bits = _whole(described.get("bits", STANDARD.bits), FEWEST_BITS, MOST_BITS)
+    law = SourceLaw(bits, bool(described.get("signs", False)))
+    return Generated(_whole(manifest["seed"], 0, 2**64 - 1), law), law
+
+
+def _families(graph: Graph, layout: Layout, source: Source) -> Iterator[tuple[Family, ...]]:
     """The problems of every layer of an unfolded target."""
     folded = fold(graph)
     for index, (position, layer) in enumerate(zip(folded.layers, layout.layers, strict=True)):
         node = folded.nodes[position]
         assert isinstance(node, Weighted)
-        yield families(seed, index, node, layer)
+        yield families(source, index, node, layer)
 
 
 def _domain(

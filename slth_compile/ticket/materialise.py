@@ -21,7 +21,8 @@ from slth_compile.graph.graph import Graph
 from slth_compile.graph.nodes import Convolution, Dense, Weighted
 from slth_compile.source.dyadic import ENTRY_BITS
 from slth_compile.source.layout import LayerLayout
-from slth_compile.source.network import KernelShape, bias_entries, drawn_entries, kernel_shape, own_entries
+from slth_compile.source.network import KernelShape, bias_entries, kernel_shape, own_entries
+from slth_compile.source.tensor import read_entries
 from slth_compile.ticket.masks import SubsetMask
 from slth_compile.ticket.ticket import Ticket
 
@@ -94,7 +95,7 @@ def network(graph: Graph, ticket: Ticket, *, dense: bool = False, compact: bool 
 
     Args:
         graph: The folded target, for structure.
-        ticket: Layout, seed and masks.
+        ticket: Layout, source and masks.
         dense: Whether `U` is stored as full matrices.
         compact: Whether copies that nothing reads are left out; the others keep their order.
     """
@@ -117,10 +118,10 @@ def network(graph: Graph, ticket: Ticket, *, dense: bool = False, compact: bool 
 def _kernels(ticket: Ticket, index: int, node: Weighted, masks: dict[str, SubsetMask]) -> tuple[np.ndarray, np.ndarray]:
     """The masked `U`, its own entries `(N, C)`, and the masked `V`, `(N, taps, C, S/groups)`; float32, exact."""
     layout = ticket.layout.layers[index]
-    own = own_entries(ticket.seed, index, kernel_shape(node), layout.kernel.width)
+    own = own_entries(ticket.source, index, kernel_shape(node), layout.kernel.width)
     usable = own != 0 if layout.signed else own > 0
     u = np.where(usable, own, 0).astype(np.float32) * np.float32(2.0**-ENTRY_BITS)
-    parts = [f for f in families(ticket.seed, index, node, layout) if f.part in (POSITIVE, NEGATIVE)]
+    parts = [f for f in families(ticket.source, index, node, layout) if f.part in (POSITIVE, NEGATIVE)]
     return u, sum(kept_entries(family, masks[family.part]) for family in parts)  # type: ignore[return-value]
 
 
@@ -135,8 +136,8 @@ def _bias_variables(ticket: Ticket, index: int, node: Weighted, masks: dict[str,
     layout = ticket.layout.layers[index]
     if layout.bias is None:
         return {}
-    family = next(f for f in families(ticket.seed, index, node, layout) if f.part == BIAS)
-    u = bias_entries(ticket.seed, index, layout.bias.width)[:, 0]
+    family = next(f for f in families(ticket.source, index, node, layout) if f.part == BIAS)
+    u = bias_entries(ticket.source, index, layout.bias.width)[:, 0]
     return {
         "u": jnp.asarray(np.where(u > 0, u, 0).astype(np.float32) * np.float32(2.0**-ENTRY_BITS)),
         "v": jnp.asarray(kept_entries(family, masks[BIAS]).reshape(layout.bias.width, -1)),
@@ -151,7 +152,7 @@ def kept_entries(family: Family, mask: SubsetMask) -> np.ndarray:
     addresses, _ = family.candidates(flat, mask.windows.reshape(-1)[flat].astype(np.int64))
     bit = np.arange(gadget.window, dtype=np.uint32)[:, None]
     kept = (mask.subsets.reshape(-1)[flat] >> bit) & 1 == 1
-    drawn = drawn_entries(family.key, addresses[kept])
+    drawn = read_entries(family.v, addresses[kept])
     found.reshape(-1)[addresses[kept]] = drawn.astype(np.float32) * np.float32(2.0 ** (gadget.gain - ENTRY_BITS))
     return found.reshape(gadget.width, *family.weights.shape)
 

@@ -1,4 +1,4 @@
-"""A ticket: layout, seed, masks. Nothing else is needed to know every weight of the pruned network."""
+"""A ticket: layout, source, masks. Nothing else is needed to know every weight of the pruned network."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 
 from slth_compile.source.layout import Layout
+from slth_compile.source.source import Source
 from slth_compile.ticket.masks import SubsetMask
 
 
@@ -16,14 +17,19 @@ class Ticket:
 
     Attributes:
         layout: What was drawn.
-        seed: The source's seed, unsigned 64 bit.
+        source: Where its random numbers come from.
         masks: For every layer, the masks of its parts: `"positive"`, `"negative"` where signed, `"bias"` where it has
             one.
     """
 
     layout: Layout
-    seed: int
+    source: Source
     masks: tuple[dict[str, SubsetMask], ...]
+
+    @property
+    def seed(self) -> int | None:
+        """The source's seed, unsigned 64 bit; None where it was supplied."""
+        return self.source.seed
 
     @property
     def kept(self) -> int:
