@@ -17,6 +17,7 @@ import numpy as np
 
 from slth_compile.certificate import enclosure as e
 from slth_compile.certificate import kinked, pointwise, relaxations
+from slth_compile.certificate.rounded import Rounded, absolute_column, rounded_image
 from slth_compile.certificate.rounding import without_subnormals
 from slth_compile.graph import nodes as n
 from slth_compile.graph.evaluate import pool_counts
@@ -79,10 +80,10 @@ def propagate(graph: Graph, layers: Callable[[int], Layer], lower: e.Array, uppe
         upper: Upper ends, likewise.
     """
     compiled = not isinstance(lower, np.ndarray)
-    by_layer, by_scale, by_slopes, by_node = (
-        (_weighted_program, _scaled_program, _bent_program, _unweighted_program)
+    by_layer, by_scale, by_slopes, by_error, by_node = (
+        (_weighted_program, _scaled_program, _bent_program, _rounded_program, _unweighted_program)
         if compiled
-        else (weighted, scaled, bent, unweighted)
+        else (weighted, scaled, bent, rounded, unweighted)
     )
     last = {i: position for position, node in enumerate(graph.nodes) for i in node.inputs}
     pairs = {0: _entered(lower, upper)}
@@ -90,6 +91,8 @@ def propagate(graph: Graph, layers: Callable[[int], Layer], lower: e.Array, uppe
         operands = [pairs[i] for i in node.inputs]
         if isinstance(node, n.Convolution | n.Dense):
             pairs[position] = by_layer(window_of(node), operands[0], layers(position))
+        elif isinstance(node, Rounded):
+            pairs[position] = by_error(operands[0], node.relative, absolute_column(node))
         elif isinstance(node, n.Affine):
             pairs[position] = by_scale(operands[0], *affine_ends(node))
         elif isinstance(node, n.Prelu):
@@ -145,14 +148,20 @@ def bent(pair: Pair, slopes: e.Interval) -> Pair:
     return _both(Pair(kinked.prelu_values(x, slopes), moved), e.repaired)
 
 
+def rounded(pair: Pair, relative: Any, absolute: Any) -> Pair:
+    """A rounding, its sizes apart from it, as `rounded.rounded_image` takes them."""
+    return _both(Pair(*rounded_image(*pair, relative, absolute)), e.repaired)
+
+
 def unweighted(operation: Operation, operands: Sequence[Pair]) -> Pair:
-    """Any other node but PReLU."""
+    """Any other node."""
     return _both(_image(operation.node, operands), e.repaired)
 
 
 _weighted_program = functools.partial(jax.jit, static_argnums=0)(weighted)
 _scaled_program = jax.jit(scaled)
 _bent_program = jax.jit(bent)
+_rounded_program = jax.jit(rounded)
 _unweighted_program = functools.partial(jax.jit, static_argnums=0)(unweighted)
 
 
