@@ -14,7 +14,7 @@ import numpy as np
 from slth_compile import measure
 from slth_compile.certificate import engine
 from slth_compile.certificate.attack import attack as run_attack
-from slth_compile.certificate.certificate import certificate_of
+from slth_compile.certificate.certificate import certify_enclosed
 from slth_compile.certificate.pair import Pair, pair_of, pair_with_ticket
 from slth_compile.certificate.statistical import CONFIDENCE, exceedance
 from slth_compile.certificate.top1 import top1
@@ -138,8 +138,7 @@ def _pair(sides: Sequence[Any], shape: tuple[int, ...] | None, batch_axis: int |
 
 def _rung(pair: Pair, errors: Any, domain: Domain, effort: str, attack: bool, progress: Progress) -> Rung:
     start = time.perf_counter()
-    enclosed = engine.enclose(pair.graph, errors, domain, effort=effort, progress=progress)
-    found = certificate_of(enclosed, domain.kind, 0)
+    found, enclosed = certify_enclosed(pair.graph, errors, domain, 0, effort, progress)
     seconds = time.perf_counter() - start
     seen = None
     if attack:
@@ -148,7 +147,8 @@ def _rung(pair: Pair, errors: Any, domain: Domain, effort: str, attack: bool, pr
         domain=describe(domain, domain.kind),
         kind=domain.kind,
         method=found.method,
-        arithmetic=engine.ARITHMETIC,
+        arithmetic=found.arithmetic,
+        float32=found.float32,
         bound=found.bound,
         lower=found.lower,
         per_output=found.per_output,

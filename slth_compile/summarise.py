@@ -13,7 +13,6 @@ import numpy as np
 
 from slth_compile.certificate.certificate import Certificate
 from slth_compile.certificate.difference import LayerErrors
-from slth_compile.certificate.engine import ARITHMETIC
 from slth_compile.certificate.weight_errors import largest_error
 from slth_compile.constructions.da_cunha import BIAS
 from slth_compile.domain import Balls, Box, Domain, Points
@@ -77,7 +76,8 @@ def summarise(
                 lower=certificate.lower,
                 attack=attack,
                 largest_output=largest,
-                arithmetic=ARITHMETIC,
+                arithmetic=certificate.arithmetic,
+                float32=certificate.float32,
                 seconds=seconds,
             )
             for domain, certificate, attack, largest, seconds in zip(

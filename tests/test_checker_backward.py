@@ -9,8 +9,6 @@ from fractions import Fraction
 from pathlib import Path
 
 import hypothesis.strategies as st
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from exact import difference_at, is_inside
@@ -48,7 +46,6 @@ from slth_compile.checker.graph import Node
 from slth_compile.errors import VerificationError
 from slth_compile.graph import nodes as n
 from slth_compile.graph.check import nonnegative_nodes
-from slth_compile.graph.evaluate import LayerWeights, evaluate
 from slth_compile.graph.fold import fold
 from slth_compile.graph.graph import Graph
 
@@ -207,37 +204,6 @@ def test_neither_rows_nor_boxes_change_bounds(monkeypatch: pytest.MonkeyPatch) -
     for a, b in zip(few, many, strict=True):
         np.testing.assert_allclose(a.upper, b.upper, rtol=1e-10)
         np.testing.assert_allclose(a.lower, b.lower, rtol=1e-10)
-
-
-@pytest.mark.parametrize("network", NETWORKS)
-def test_float64_evaluations_are_enclosed_on_request(network) -> None:
-    """At points, where all that is left is rounding: some evaluations are outside of what holds for real numbers."""
-    rng = np.random.default_rng(3)
-    draw = drawer(rng, False)
-    outside = 0
-    for _ in range(3):
-        case = without_radii(random_case(network(draw), rng, 1e-3, draw, False))
-        x = rng.uniform(-1, 1, (2, *case.graph.input_shape))
-        target = {i: _rounded(case.graph.nodes[i], None) for i in case.errors}
-        ticket = {i: _rounded(case.graph.nodes[i], e) for i, e in case.errors.items()}
-        with jax.enable_x64(True):
-            pairs = zip(*(evaluate(case.graph, jnp.asarray(x), w) for w in (ticket, target)), strict=True)
-            values = [np.asarray(g) - np.asarray(f) for g, f in pairs]
-        for leaf, found in zip(checker_differences(checker_net(case, evaluation=True), x, x), values, strict=True):
-            assert np.all(leaf.lower <= found) and np.all(found <= leaf.upper)
-        for leaf, found in zip(checker_differences(checker_net(case), x, x), values, strict=True):
-            outside += int(np.sum((leaf.lower > found) | (found > leaf.upper)))
-    assert outside > 0
-
-
-def _rounded(node: n.Node, e: LayerErrors | None) -> LayerWeights:
-    assert isinstance(node, n.Weighted)
-    if e is None:
-        return LayerWeights(node.kernel, None, node.bias)
-    assert e.positive_center is not None
-    negative = None if e.negative_center is None else node.kernel + e.negative_center
-    bias = node.bias if node.bias is None or e.bias_center is None else node.bias + e.bias_center
-    return LayerWeights(node.kernel + e.positive_center, negative, bias, clip=negative is None)
 
 
 def test_a_missing_charge_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:

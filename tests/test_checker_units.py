@@ -223,7 +223,8 @@ def claim(i: int, kind: str, figures: list[list[float]]) -> dict[str, Any]:
     """A certificate."""
     method = "points" if kind == "points" else "interval"
     bound = max(max(leaf) for leaf in figures)
-    return {"domain": i, "kind": kind, "method": method, "bound": bound, "lower": 0.0, "per_output": figures}
+    fixed = {"domain": i, "kind": kind, "method": method, "bound": bound, "lower": 0.0, "per_output": figures}
+    return fixed | {"arithmetic": "real", "float32": None}
 
 
 def dense_ticket() -> Written:

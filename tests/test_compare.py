@@ -342,7 +342,8 @@ def test_identical_networks_do_not_differ(rounded) -> None:
     found = dataclasses.replace(
         found, rungs=(*found.rungs, *slth.certify(f, f, Box(0.0, 1.0, (4, 4, 1)), attack=False).rungs)
     )
-    assert all(rung.bound < 1e-240 for rung in found.rungs)
+    # What is left is that two evaluations of one network may round differently.
+    assert all(rung.bound < 1e-12 < rung.float32 < 1e-4 for rung in found.rungs)
     assert all(layer.changed == 0 and layer.largest_change == 0 for layer in found.layers)
     assert found.rungs[0].attack is not None and found.rungs[0].ratio is None
 

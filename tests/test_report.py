@@ -278,7 +278,7 @@ def test_hostile_names_stay_text(where: str) -> None:
     assert "<script" not in text
     assert "](http" not in text
     columns = {line.count("|") for line in text.splitlines() if line.startswith("| ") and "alert" in line}
-    assert columns <= {3, 4, 6, 8, 10, 12}
+    assert columns <= {3, 4, 6, 8, 10, 13}
     assert "<script" not in render_card(hostile)
 
 
@@ -413,7 +413,7 @@ def test_card_says_what_matters() -> None:
     files = "manifest.json masks.safetensors target.safetensors domain.safetensors certificate.json SHA256SUMS"
     for name in f"{files} stats.json report.html report.md".split():
         assert f"| `{name}` |" in card
-    assert "real arithmetic for the exact weights" in card
+    assert "exact weights of this ticket, in the arithmetic it names" in card
     assert "float32" in card
     assert "delta = 1e-3 was a probability over seeds, stated before drawing" in card
 
@@ -473,8 +473,11 @@ def test_small_formats() -> None:
     assert numbers.ratio(1.0, 0.0) == "–"
 
 
+EVALUATED, REAL = {"arithmetic": "real, float64", "float32": 8.1e-3}, {"arithmetic": "real", "float32": None}
 ENTRY = {"domain": 0, "kind": "box", "method": "interval", "bound": 8e-3, "lower": 0.0, "per_output": [[8e-3, 1e-3]]}
+ENTRY |= EVALUATED
 ON_POINTS = {"domain": 1, "kind": "points", "method": "points", "bound": 6e-4, "lower": 5e-4, "per_output": [[6e-4]]}
+ON_POINTS |= REAL
 
 
 def test_schema_accepts_certificates() -> None:
@@ -499,6 +502,8 @@ def test_schema_accepts_certificates() -> None:
         {"per_output": [8e-3]},
         {"per_output": [[-1.0]]},
         {"delta": 1e-3},
+        {"float32": -1.0},
+        {"arithmetic": "float32"},
     ],
 )
 def test_schema_refuses_wrong_fields(changes: dict[str, object]) -> None:

@@ -353,7 +353,12 @@ def largest_claims(parts: Parts, rng: Random) -> None:
     eps = parts.manifest["eps"]
     for claim in parts.claims:
         claim["per_output"] = [[eps for _ in leaf] for leaf in claim["per_output"]]
-        claim["bound"] = eps
+        claim["bound"] = claim["float32"] = eps
+
+
+def small_float32(parts: Parts, rng: Random) -> None:
+    """A figure for float32 that the rounding of float32 does not allow."""
+    parts.claims[rng.integers(2)]["float32"] *= 0.3
 
 
 def one_output(parts: Parts, rng: Random) -> None:
@@ -491,6 +496,7 @@ LIES: list[tuple[str, int, Callable[[Parts, Random], object], set[str] | None]] 
     ("claims of eps", 1, largest_claims, TRUE),
     ("claims above eps", 1, claims(1e3), {"eps"}),
     ("one output too small", 3, one_output, BOUND),
+    ("float32 too small", 3, small_float32, BOUND),
     ("a bound below its outputs", 1, claim_field(bound=1e-3), BOUND),
     ("a bound above its outputs", 1, claim_field(bound=29.0), BOUND),
     ("a method of another kind", 1, claim_field(method="points"), BOUND),

@@ -10,6 +10,7 @@ import numpy as np
 
 from slth_compile.certificate import engine
 from slth_compile.certificate.difference import LayerErrors
+from slth_compile.certificate.execution import FLOAT32, FLOAT64, evaluated, widened
 from slth_compile.certificate.rounding import down, published_down, published_up, up
 from slth_compile.domain import Domain
 from slth_compile.graph.graph import Graph
@@ -19,13 +20,16 @@ from slth_compile.progress import Progress, silent
 # lines depend on earlier passes, 1e-10.
 _MARGINS = {"interval": 2.0**-32, "backward": 2.0**-30}
 
+REAL, REAL_AND_FLOAT64 = ARITHMETICS = ("real", "real, float64")
+"""What a bound is true for: real arithmetic, and evaluation of both networks in float64."""
+
 SMALLEST = 2.0**-800
 """Bounds below it are published as this: what a checker allows for flushed results must fit."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Certificate:
-    """`sup over x in the domain of |f(x)_i - g(x)_i| <= per_output_i <= bound`: real arithmetic, exact weights.
+    """`sup over x in the domain of |f(x)_i - g(x)_i| <= per_output_i <= bound`, for exactly these weights.
 
     Attributes:
         domain: Place of the domain in the ticket's list.
@@ -35,6 +39,9 @@ class Certificate:
         bound: The largest entry of `per_output`.
         lower: The maximum over points is at least this; 0.0 for other kinds.
         per_output: Bounds of every output element, one float64 array a leaf.
+        arithmetic: One of `ARITHMETICS`, what all of these are true for; see `execution` for what float64 stands for.
+        float32: No output differs by more where both networks are evaluated in float32, weights rounded to it; None
+            where that is not known.
     """
 
     domain: int
@@ -43,6 +50,8 @@ class Certificate:
     bound: float
     lower: float
     per_output: tuple[np.ndarray, ...]
+    arithmetic: str
+    float32: float | None
 
     def to_json(self) -> dict[str, Any]:
         """The certificate's entry in `certificate.json`."""
@@ -62,7 +71,8 @@ class Certificate:
         """
         leaves = zip(entry["per_output"], graph.outputs, strict=True)
         per_output = tuple(np.asarray(leaf, np.float64).reshape(graph.shapes[i]) for leaf, i in leaves)
-        fixed = {name: entry[name] for name in ("domain", "kind", "method", "bound", "lower")}
+        names = ("domain", "kind", "method", "bound", "lower", "arithmetic", "float32")
+        fixed = {name: entry[name] for name in names}
         return cls(**fixed, per_output=per_output)
 
 
@@ -84,8 +94,42 @@ def certify_domain(
         effort: One of `engine.EFFORTS`.
         progress: Called as regions are done.
     """
-    enclosed = engine.enclose(graph, errors, domain, effort=effort, replayed=True, progress=progress)
-    return certificate_of(enclosed, domain.kind, index)
+    return certify_enclosed(graph, errors, domain, index, effort, progress, replayed=True)[0]
+
+
+def certify_enclosed(
+    graph: Graph,
+    errors: Mapping[int, LayerErrors],
+    domain: Domain,
+    index: int,
+    effort: str = engine.NORMAL,
+    progress: Progress = silent,
+    *,
+    replayed: bool = False,
+) -> tuple[Certificate, engine.Enclosed]:
+    """The certificate of two networks for one domain, and the enclosures that it publishes numbers of.
+
+    Args:
+        graph: The folded network `f`.
+        errors: Of every weighted layer of `g`, by node position.
+        domain: The inputs.
+        index: The domain's place among several.
+        effort: One of `engine.EFFORTS`.
+        progress: Called as regions are done.
+        replayed: As for `engine.enclose`.
+    """
+    options: dict[str, Any] = {"effort": effort, "replayed": replayed}
+    with np.errstate(all="ignore"):
+        in_float64, in_float32 = (evaluated(graph, errors, format) for format in (FLOAT64, FLOAT32))
+    both = in_float64 or (graph, errors)
+    enclosed = engine.enclose(*both, domain.regions(), domain.kind, **options, progress=progress)
+    float32 = None
+    if in_float32 is not None:
+        inputs = widened(domain.regions(), FLOAT32)
+        float32 = certificate_of(engine.enclose(*in_float32, inputs, domain.kind, **options), domain.kind, index).bound
+    found = certificate_of(enclosed, domain.kind, index)
+    arithmetic = REAL if in_float64 is None else REAL_AND_FLOAT64
+    return dataclasses.replace(found, arithmetic=arithmetic, float32=float32), enclosed
 
 
 def certificate_of(enclosed: engine.Enclosed, kind: str, index: int) -> Certificate:
@@ -113,4 +157,5 @@ def certificate_of(enclosed: engine.Enclosed, kind: str, index: int) -> Certific
             nearest = np.maximum(np.maximum(leaf.lower, -leaf.upper), 0.0)
             lowest = max(lowest, float(np.nan_to_num(down(nearest - width), nan=0.0).max()))
     bound = max(float(leaf.max()) for leaf in per_output)
-    return Certificate(index, kind, enclosed.method, bound, published_down(lowest), tuple(per_output))
+    figures = bound, published_down(lowest), tuple(per_output)
+    return Certificate(index, kind, enclosed.method, *figures, arithmetic=REAL, float32=None)

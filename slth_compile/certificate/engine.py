@@ -12,7 +12,6 @@ from slth_compile.certificate.backward.engine import bound_difference_backward
 from slth_compile.certificate.backward.noise import LARGEST_NODE
 from slth_compile.certificate.difference import Difference, LayerErrors, bound_difference
 from slth_compile.certificate.sensitivity import multiplications
-from slth_compile.domain import Domain
 from slth_compile.graph import nodes as n
 from slth_compile.graph.graph import Graph
 from slth_compile.progress import Progress, silent
@@ -23,13 +22,13 @@ QUICK, NORMAL, FULL = EFFORTS = ("quick", "normal", "full")
 LARGEST_WORK = 2**44
 """Multiplications of backward passes for every element of every activation, all regions together: minutes."""
 
-ARITHMETIC = "real arithmetic and exact weights"
-"""What the bounds are true for."""
-
 _REPLAYED = (
     *(n.Input, n.Convolution, n.Dense, n.Affine, n.Relu, n.LeakyRelu, n.MaxPool, n.Maximum, n.AveragePool, n.Mean),
     *(n.Add, n.Concatenate, n.Slice, n.Pad, n.Dilate, n.Resample, n.Reshape, n.Transpose, n.Softmax, n.LogSoftmax),
 )
+
+
+Regions = tuple[np.ndarray, np.ndarray]
 
 
 class Enclosed(NamedTuple):
@@ -47,13 +46,14 @@ class Enclosed(NamedTuple):
 def enclose(
     graph: Graph,
     errors: Mapping[int, LayerErrors],
-    domain: Domain,
+    regions: Regions,
+    kind: str,
     *,
     effort: str = NORMAL,
     replayed: bool = False,
     progress: Progress = silent,
 ) -> Enclosed:
-    """Enclosures of `g - f` and of `f` for every region of a domain, by the engine that bounds them closest.
+    """Enclosures of `g - f` and of `f` for every region, by the engine that bounds them closest.
 
     Points leave rounding alone to intervals. Over regions backward passes are tried, unless they cost too much, and
     kept where the largest bound is below the interval engine's.
@@ -61,18 +61,18 @@ def enclose(
     Args:
         graph: The folded network `f`.
         errors: Of every weighted layer of `g`, by node position.
-        domain: The inputs.
+        regions: Lower and upper ends, float64, each of shape `(regions, *input_shape)`.
+        kind: The kind of domain they make up.
         effort: One of `EFFORTS`.
         replayed: True leaves out what the independent checker cannot replay: backward passes through smooth
             activations, products, layer norms and inner softmaxes.
         progress: Called as regions are done.
     """
-    regions = domain.regions()
     plain = bound_difference(graph, errors, *regions)
-    if domain.kind == "points":
+    if kind == "points":
         return Enclosed(plain, "points")
     unfit = max(map(math.prod, graph.shapes)) > LARGEST_NODE or (replayed and not _is_replayed(graph))
-    costly = effort == QUICK or (effort == NORMAL and _work(graph, domain.count) > LARGEST_WORK)
+    costly = effort == QUICK or (effort == NORMAL and _work(graph, len(regions[0])) > LARGEST_WORK)
     if unfit or costly:
         return Enclosed(plain, "interval")
     close = bound_difference_backward(graph, errors, *regions, progress=progress)

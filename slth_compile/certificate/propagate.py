@@ -19,6 +19,7 @@ from slth_compile.certificate import enclosure as e
 from slth_compile.certificate import kinked, pointwise, relaxations, resampling
 from slth_compile.certificate.layer_norm import layer_norm_image
 from slth_compile.certificate.matrix_product import matrix_product_image
+from slth_compile.certificate.rounded import Rounded, absolute_column, rounded_image
 from slth_compile.certificate.rounding import without_subnormals
 from slth_compile.certificate.softmax import softmax_image
 from slth_compile.graph import nodes as n
@@ -82,10 +83,17 @@ def propagate(graph: Graph, layers: Callable[[int], Layer], lower: e.Array, uppe
         upper: Upper ends, likewise.
     """
     compiled = not isinstance(lower, np.ndarray)
-    by_layer, by_scale, by_slopes, by_matrix, by_node = (
-        (_weighted_program, _scaled_program, _bent_program, _resampled_program, _unweighted_program)
+    by_layer, by_scale, by_slopes, by_matrix, by_error, by_node = (
+        (
+            _weighted_program,
+            _scaled_program,
+            _bent_program,
+            _resampled_program,
+            _rounded_program,
+            _unweighted_program,
+        )
         if compiled
-        else (weighted, scaled, bent, resampled, unweighted)
+        else (weighted, scaled, bent, resampled, rounded, unweighted)
     )
     last = {i: position for position, node in enumerate(graph.nodes) for i in node.inputs}
     pairs = {0: _entered(lower, upper)}
@@ -93,6 +101,8 @@ def propagate(graph: Graph, layers: Callable[[int], Layer], lower: e.Array, uppe
         operands = [pairs[i] for i in node.inputs]
         if isinstance(node, n.Convolution | n.Dense):
             pairs[position] = by_layer(window_of(node), operands[0], layers(position))
+        elif isinstance(node, Rounded):
+            pairs[position] = by_error(operands[0], node.relative, absolute_column(node))
         elif isinstance(node, n.Affine):
             pairs[position] = by_scale(operands[0], *affine_ends(node))
         elif isinstance(node, n.Prelu):
@@ -155,6 +165,11 @@ def resampled(axis: int, pair: Pair, matrix: e.Array) -> Pair:
     return _both(_both(pair, lambda v: resampling.resampled(v, matrix, axis)), e.repaired)
 
 
+def rounded(pair: Pair, relative: Any, absolute: Any) -> Pair:
+    """A rounding, its sizes apart from it, as `rounded.rounded_image` takes them."""
+    return _both(Pair(*rounded_image(*pair, relative, absolute)), e.repaired)
+
+
 def unweighted(operation: Operation, operands: Sequence[Pair]) -> Pair:
     """Any other node, free of arrays."""
     return _both(_image(operation.node, operands), e.repaired)
@@ -164,6 +179,7 @@ _weighted_program = functools.partial(jax.jit, static_argnums=0)(weighted)
 _scaled_program = jax.jit(scaled)
 _bent_program = jax.jit(bent)
 _resampled_program = functools.partial(jax.jit, static_argnums=0)(resampled)
+_rounded_program = jax.jit(rounded)
 _unweighted_program = functools.partial(jax.jit, static_argnums=0)(unweighted)
 
 

@@ -6,7 +6,8 @@ being the ticket's activation. A weighted layer computes
     z_out - x_out = W d + E_p max(z, 0) + E_n min(z, 0) + e_b,
 
 where `W + E_p` and `W + E_n` are the ticket's exact weights for positive and negative input (E_n falls away in a
-one-signed layer, whose input is never negative). All bounds hold in real arithmetic.
+one-signed layer, whose input is never negative). All bounds hold in real arithmetic; `execution` makes the networks
+whose bounds hold for evaluations too.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 
 from slth_compile.checker.arithmetic import Interval
 from slth_compile.checker.domain import Domain
+from slth_compile.checker.execution import Format, rounded_inputs
 from slth_compile.checker.fold import Folded
 from slth_compile.checker.graph import Graph
 from slth_compile.checker.matrices import PairLayer
@@ -34,7 +36,9 @@ MAX_LIVE = 1 << 25
 _BATCH = 1 << 19  # elements of activations at a time
 
 
-def backward_bounds(folded: Folded, layers: Mapping[int, PairLayer], domain: Domain) -> list[np.ndarray]:
+def backward_bounds(
+    folded: Folded, layers: Mapping[int, PairLayer], domain: Domain, inputs: Format | None = None
+) -> list[np.ndarray]:
     """As `output_bounds`, with every enclosure cut by backward passes: tighter and much slower.
 
     Raises:
@@ -49,7 +53,7 @@ def backward_bounds(folded: Folded, layers: Mapping[int, PairLayer], domain: Dom
     with ThreadPoolExecutor(workers) as pool:
 
         def region(position: int) -> list[Interval | None]:
-            lower, upper = domain.regions(position, position + 1)
+            lower, upper = _region(domain, position, position + 1, inputs)
             return output_differences(net, lower, upper, map if many else pool.map)
 
         # Samples side by side, or, where there is one or memory is short, its passes.
@@ -60,13 +64,16 @@ def backward_bounds(folded: Folded, layers: Mapping[int, PairLayer], domain: Dom
     return bounds
 
 
-def output_bounds(folded: Folded, layers: Mapping[int, PairLayer], domain: Domain) -> list[np.ndarray]:
+def output_bounds(
+    folded: Folded, layers: Mapping[int, PairLayer], domain: Domain, inputs: Format | None = None
+) -> list[np.ndarray]:
     """For each output leaf and element, a number that `|f(x) - g(x)|` exceeds nowhere on the domain, by intervals.
 
     Args:
         folded: The folded target.
         layers: Its layers in both networks, by position in the folded graph.
         domain: The inputs.
+        inputs: A format that they are rounded to first; None leaves them as they are.
 
     Returns:
         One float64 array an output leaf, of the leaf's shape.
@@ -81,7 +88,7 @@ def output_bounds(folded: Folded, layers: Mapping[int, PairLayer], domain: Domai
 
     def batch(start: int) -> list[np.ndarray | None]:
         with np.errstate(all="ignore"):
-            lower, upper = domain.regions(start, min(domain.samples, start + step))
+            lower, upper = _region(domain, start, min(domain.samples, start + step), inputs)
             states = _walk(folded.graph, layers, State(Interval(lower, upper), None), last)
         differences = [states[i].d for i in folded.graph.outputs]
         return [None if d is None else np.maximum(-d.lower, d.upper).max(axis=0) for d in differences]
@@ -94,6 +101,11 @@ def output_bounds(folded: Folded, layers: Mapping[int, PairLayer], domain: Domai
                 if own is not None:
                     np.maximum(bound, own, out=bound)
     return bounds
+
+
+def _region(domain: Domain, start: int, stop: int, inputs: Format | None) -> tuple[np.ndarray, np.ndarray]:
+    ends = domain.regions(start, stop)
+    return ends if inputs is None else rounded_inputs(*ends, inputs)
 
 
 def _last_reads(graph: Graph) -> list[int]:

@@ -11,24 +11,32 @@ import numpy as np
 
 from slth_compile.checker.bounds import backward_bounds, output_bounds
 from slth_compile.checker.domain import Domain
+from slth_compile.checker.execution import FORMATS, Evaluated, evaluated
 from slth_compile.checker.fold import Folded
 from slth_compile.checker.matrices import PairLayer
 from slth_compile.checker.schema import integer, real, record, sequence, strict_json
 from slth_compile.checker.verdict import CheckedCertificate
 from slth_compile.errors import VerificationError
 
+_FIELDS = ("domain", "kind", "method", "bound", "lower", "per_output", "arithmetic", "float32")
+_ARITHMETICS = {"real": False, "real, float64": True}
 _METHODS = {"box": ("interval", "backward"), "balls": ("interval", "backward"), "points": ("points",)}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Claim:
-    """One entry of `certificate.json`: `|f(x) - g(x)|` is nowhere above `per_output`, and reaches `lower`."""
+    """One entry of `certificate.json`: `|f(x) - g(x)|` is nowhere above `per_output`, and reaches `lower`.
+
+    `float64` says whether that is claimed of evaluations in float64 too; `float32` bounds those in float32, or is None.
+    """
 
     kind: str
     method: str
     bound: float
     lower: float
     per_output: tuple[np.ndarray, ...]
+    float64: bool
+    float32: float | None
 
 
 def parse_claims(raw: bytes, domains: tuple[Domain, ...], sizes: list[int], eps: float) -> tuple[Claim, ...]:
@@ -60,7 +68,9 @@ def check_claim(
             of the maximum exceeds the checker's bound.
     """
     backward = claim.method == "backward"
-    own = (backward_bounds if backward and not quick else output_bounds)(folded, layers, domain)
+    bounds_of = backward_bounds if backward and not quick else output_bounds
+    networks = _evaluated(folded, layers, "float64", position) if claim.float64 else (folded, layers)
+    own = bounds_of(*networks, domain)
     found = max(float(leaf.max()) for leaf in own)
     checked = functools.partial(CheckedCertificate, kind=claim.kind, method=claim.method, claimed=claim.bound)
     if backward and quick:
@@ -76,12 +86,25 @@ def check_claim(
             )
     if not claim.lower <= found:
         raise VerificationError("bound", f"domain {position}: the claimed lower end {claim.lower} exceeds {found}")
+    if claim.float32 is not None:
+        networks = _evaluated(folded, layers, "float32", position)
+        largest = max(float(leaf.max()) for leaf in bounds_of(*networks, domain, FORMATS["float32"]))
+        if not largest <= claim.float32:
+            found = f"the difference in float32 is bounded by {largest!r}, the certificate claims {claim.float32!r}"
+            raise VerificationError("bound", f"domain {position}: {found}")
     return checked(recomputed=found, interval=None)
+
+
+def _evaluated(folded: Folded, layers: Mapping[int, PairLayer], name: str, position: int) -> Evaluated:
+    found = evaluated(folded, layers, FORMATS[name])
+    if found is None:
+        raise VerificationError("bound", f"domain {position}: what evaluating this network in {name} does is not known")
+    return found
 
 
 def _claim(entry: Any, position: int, domain: Domain, sizes: list[int], eps: float) -> Claim:
     what = f"certificate {position}"
-    entry = record(entry, ("domain", "kind", "method", "bound", "lower", "per_output"), what)
+    entry = record(entry, _FIELDS, what)
     integer(entry["domain"], f"the domain of {what}", position, position)
     methods = _METHODS[domain.kind]
     if entry["kind"] != domain.kind or entry["method"] not in methods:
@@ -97,7 +120,13 @@ def _claim(entry: Any, position: int, domain: Domain, sizes: list[int], eps: flo
         raise VerificationError("bound", f"{what} has the lower end {lower}, which does not fit its bound {bound}")
     if bound > eps:
         raise VerificationError("eps", f"{what} claims {bound}, more than eps {eps}")
-    return Claim(domain.kind, entry["method"], bound, lower, figures)
+    arithmetic = entry["arithmetic"]
+    if not isinstance(arithmetic, str) or arithmetic not in _ARITHMETICS:
+        raise VerificationError("bound", f"{what} is for an arithmetic other than {' or '.join(_ARITHMETICS)}")
+    float32 = entry["float32"]
+    if float32 is not None:
+        float32 = real(float32, f"'float32' of {what}", "bound")
+    return Claim(domain.kind, entry["method"], bound, lower, figures, _ARITHMETICS[arithmetic], float32)
 
 
 def _figures(leaf: Any, size: int, what: str) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from slth_compile.checker import activations, kinked, layer_norm, matrix_product, pooling, smooth, softmax
+from slth_compile.checker import activations, execution, kinked, layer_norm, matrix_product, pooling, smooth, softmax
 from slth_compile.checker.arithmetic import TINY, Interval, down, from_centre, gamma, to_centre, up
 from slth_compile.checker.graph import Node
 from slth_compile.errors import VerificationError
@@ -33,6 +33,8 @@ def unweighted(node: Node, operands: list[State]) -> State:
             slope = node.fields.get("slope", 0.0)
             change = None if d is None else activations.leaky_relu_difference(x, d, slope)
             return State(activations.leaky_relu(x, slope), change)
+        case "rounded":
+            return State(*execution.rounded(x, d, node))
         case "prelu":
             slopes = node.arrays["slopes"]
             return State(kinked.prelu(x, slopes), None if d is None else kinked.prelu_change(x, d, slopes))

@@ -1,7 +1,7 @@
 """A folded graph whose maxima are trees of pairwise maxima, for the backward bounds.
 
 Two operations stand for every pool of maxima: `take`, whose field `indices` names the elements read along each axis,
-and `larger`, `max(a, b) = relu(a - b) + b`. A pool behind a relu becomes a relu behind a pool of its operand, as
+and `larger`, `max(a, b) = relu(a - b) + b`. A maximum behind a relu becomes a relu behind a maximum of its operand, as
 `max(relu(a), relu(b)) = relu(max(a, b))`: fewer relus, and differences of maxima that are not cut off at zero.
 """
 
@@ -26,6 +26,7 @@ MAX_NODES = 1 << 16
 """Most operations."""
 
 RELUS = ("relu", "leaky_relu")
+_MAXIMA = ("max_pool", "maximum")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -62,17 +63,16 @@ def rewrite(folded: Folded, layers: Mapping[int, PairLayer]) -> Rewritten:
     where: list[int] = []
     moved: dict[int, PairLayer] = {}
     for position, node in enumerate(old):
-        if node.op in RELUS and readers[position] == {"max_pool"}:
-            where.append(-1)  # it goes behind the pools that read it
+        if node.op in RELUS and readers[position] <= {*_MAXIMA}:
+            where.append(-1)  # it goes behind the maxima that read it
             continue
-        if node.op == "max_pool":
+        if node.op in _MAXIMA:
             before = old[node.inputs[0]]
             behind = before.op in RELUS
-            found = build.max_pool(where[before.inputs[0] if behind else node.inputs[0]], node)
+            maximum = build.max_pool if node.op == "max_pool" else build.maximum
+            found = maximum(where[before.inputs[0] if behind else node.inputs[0]], node)
             if behind:
                 found = build.add(dataclasses.replace(before, inputs=(found,), shape=node.shape))
-        elif node.op == "maximum":
-            found = build.maximum(where[node.inputs[0]], node)
         else:
             found = build.add(dataclasses.replace(node, inputs=tuple(where[i] for i in node.inputs)))
         if position in layers:

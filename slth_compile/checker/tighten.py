@@ -17,7 +17,7 @@ from slth_compile.checker.graph import Graph, Node
 from slth_compile.checker.halves import Halves, halves
 from slth_compile.checker.lines import surely
 from slth_compile.checker.matrices import PairLayer
-from slth_compile.checker.noise import Noise, evaluated, layer_noise, unweighted_noise
+from slth_compile.checker.noise import Noise, layer_noise, unweighted_noise
 from slth_compile.checker.operations import State, shifted, unweighted
 from slth_compile.checker.rewriting import RELUS, rewrite
 from slth_compile.checker.weighted import weighted
@@ -27,7 +27,7 @@ _BUDGET = 1 << 22  # numbers of one array of a pass
 _ROWS = 64  # of a pass; they read neighbouring elements, which keeps boxes small
 _TILE = 4  # neighbours along an axis
 
-_MOVES = ("affine", "average_pool", "mean", "slice", "pad", "dilate", "reshape", "transpose", "take")
+_MOVES = ("affine", "average_pool", "mean", "slice", "pad", "dilate", "reshape", "transpose", "take", "rounded")
 _SOFTMAXES = ("softmax", "log_softmax")
 
 Map = Callable[..., Iterable[np.ndarray]]
@@ -42,24 +42,20 @@ class Net:
         layers: Weighted layers by position.
         readers: How many nodes and outputs read each node.
         rows: Of a pass.
-        evaluation: Whether float64 evaluations of both networks are enclosed too.
     """
 
     graph: Graph
     layers: Mapping[int, Halves]
     readers: tuple[int, ...]
     rows: int
-    evaluation: bool
 
 
-def net_of(folded: Folded, layers: Mapping[int, PairLayer], *, evaluation: bool = False) -> Net:
+def net_of(folded: Folded, layers: Mapping[int, PairLayer]) -> Net:
     """The networks, ready for regions.
 
     Args:
         folded: The folded target.
         layers: Its layers in both networks, by position in the folded graph.
-        evaluation: True encloses differences of float64 evaluations too, in any order of summation, up to a softmax;
-            False those of real arithmetic, which is what a certificate states.
     """
     rewritten = rewrite(folded, layers)
     graph = rewritten.graph
@@ -74,7 +70,7 @@ def net_of(folded: Folded, layers: Mapping[int, PairLayer], *, evaluation: bool 
         widest = max(widest, math.prod(graph.nodes[position].shape[1:-1]) * pair.target.centre[..., 0].size)
     rows = max(2, min(_ROWS, _BUDGET // widest))
     own = {position: halves(pair) for position, pair in rewritten.layers.items()}
-    return Net(graph, own, tuple(graph.consumers()), rows, evaluation)
+    return Net(graph, own, tuple(graph.consumers()), rows)
 
 
 def output_differences(net: Net, lower: np.ndarray, upper: np.ndarray, each: Map = map) -> list[Interval | None]:
@@ -120,14 +116,12 @@ class _Region:
         own = self.net.layers.get(k)
         readers = max((self.net.readers[i] for i in node.inputs), default=1)
         if k == 0:
-            state, noise = entry, Noise(None, None, 0.0)
+            state, noise = entry, Noise(None, 0.0)
         elif own is not None:
-            noise = layer_noise(own, operands[0], readers, self.net.evaluation)
-            state = evaluated(weighted(own.pair, *operands[0]), noise)
+            state, noise = weighted(own.pair, *operands[0]), layer_noise(own, operands[0], readers)
         else:
             state = _image(node, operands, between)
-            noise = unweighted_noise(node, operands, state, readers, self.net.evaluation)
-            state = evaluated(state, noise)
+            noise = unweighted_noise(node, operands, state, readers)
         if node.op in _MOVES and node.inputs[0] in self.moved:
             self.moved.add(k)
         for interval in state:

@@ -80,6 +80,8 @@ def transposed(node: Node, shapes: Sequence[Shape], box: Box, a: np.ndarray) -> 
     match node.op:
         case "add":
             return [(box, a), (box, a)]
+        case "rounded":
+            return [(box, a)]
         case "concatenate":
             return _concatenated(node.fields["axis"], shapes, box, a)
         case "affine":

@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from slth_compile.certificate.certificate import Certificate, certificate_of
-from slth_compile.certificate.engine import EFFORTS, NORMAL, enclose
+from slth_compile.certificate.certificate import Certificate, certify_enclosed
+from slth_compile.certificate.engine import EFFORTS, NORMAL
 from slth_compile.certificate.pair import pair_of
 from slth_compile.errors import InputError
 from slth_compile.export import checkpoints
@@ -184,8 +184,7 @@ def _certified(target: Graph, made: Graph, network: Network, effort: str, progre
     found, done, total = [], 0, sum(domain.count for domain in domains)
     for index, domain in enumerate(domains):
         show = part_of(progress, "certify", done, total)
-        enclosed = enclose(pair.graph, pair.errors_on(domain), domain, effort=effort, progress=show)
-        found.append(certificate_of(enclosed, domain.kind, index))
+        found.append(certify_enclosed(pair.graph, pair.errors_on(domain), domain, index, effort, show)[0])
         done += domain.count
     return found
 

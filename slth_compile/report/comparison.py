@@ -22,8 +22,9 @@ class Rung:
         domain: In words, such as `"box [0, 1]"`.
         kind: `"points"`, `"balls"` or `"box"`.
         method: How the bound was computed.
-        arithmetic: What it is true for, such as `"real arithmetic and exact weights"`.
+        arithmetic: What it is true for, such as `"real, float64"`.
         bound: No output differs by more.
+        float32: The same where both networks are evaluated in float32; None where it is not stated.
         lower: The largest difference over points is at least this; 0.0 for other kinds.
         per_output: Bounds of every output element, one float64 array a leaf.
         seconds: Wall time of the bound.
@@ -37,6 +38,7 @@ class Rung:
     method: str
     arithmetic: str
     bound: float
+    float32: float | None
     lower: float
     per_output: tuple[np.ndarray, ...]
     seconds: float

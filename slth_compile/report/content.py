@@ -72,8 +72,8 @@ def _certified(summary: Summary) -> Section:
         title="Certified",
         badge="deterministic, for this ticket",
         lead="For every input of the domain, no output of the ticket differs from the target's by more than the bound: "
-        "in real arithmetic, for the exact weights. The attack searches for the largest difference it can find: a "
-        "lower bound, to show how much of the certified bound is slack.",
+        "for the exact weights, in the arithmetic that it is true for. The attack searches for the largest difference "
+        "it can find: a lower bound, to show how much of the certified bound is slack.",
         tables=(promises.certified(summary),) if summary.certificates else (),
         notes=tuple(notes) if summary.certificates else ("No domain was certified.",),
         plots=plots if summary.certificates else (),

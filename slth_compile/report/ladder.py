@@ -108,6 +108,7 @@ def _ladder(comparison: Comparison) -> Section:
             Cell(text=rung.method),
             Cell(text=rung.arithmetic),
             _bound(rung),
+            _float32(rung),
             rounded_down(rung.lower) if rung.kind == "points" else Cell(text="–"),
             _attack(rung),
             _ratio(rung),
@@ -117,7 +118,16 @@ def _ladder(comparison: Comparison) -> Section:
         )
         for rung in comparison.rungs
     )
-    head = ("Domain", "Method", "True for", "Certified bound", "At least", "Attack found", "Bound / attack")
+    head = (
+        "Domain",
+        "Method",
+        "True for",
+        "Certified bound",
+        "In float32",
+        "At least",
+        "Attack found",
+        "Bound / attack",
+    )
     head += ("Attack effort", "Outputs seen", "Time")
     caption = f"Certified bounds on |{comparison.first} − {comparison.second}|"
     notes = []
@@ -222,7 +232,8 @@ def _limits(comparison: Comparison) -> Section:
         says.append("A proved prediction holds for every input of the sample's region, in both networks.")
     says_not = [
         "Anything about inputs outside the listed domains.",
-        "What float32 does: running the networks on a device adds its own rounding error, which no bound here covers.",
+        "What other arithmetic does than the one a bound is true for: products by transforms (FFT, Winograd) and "
+        "formats with fewer bits add rounding that no bound here covers.",
         "That the attack found the worst input: it gives a lower bound only, and finding little proves nothing.",
         "That a prediction without a proof changes.",
         "Which of the two networks is right.",
@@ -234,6 +245,10 @@ def _limits(comparison: Comparison) -> Section:
 def _bound(rung: Rung) -> Cell:
     mark = "vacuous" if rung.is_vacuous else ""
     return Cell(text=numbers.significant(rung.bound, 3, "up"), exact=repr(rung.bound), mark=mark)
+
+
+def _float32(rung: Rung) -> Cell:
+    return Cell(text="not stated") if rung.float32 is None else rounded_up(rung.float32)
 
 
 def _attack(rung: Rung) -> Cell:

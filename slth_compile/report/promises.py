@@ -67,6 +67,7 @@ def certified(summary: Summary) -> Table:
                 Cell(text=row.method),
                 Cell(text=row.arithmetic),
                 Cell(text=numbers.upper_bound(row.bound, summary.eps), exact=repr(row.bound), mark=mark),
+                Cell(text="not stated") if row.float32 is None else rounded_up(row.float32),
                 Cell(text=numbers.given(summary.eps)),
                 rounded_down(row.lower) if row.kind == "points" else Cell(text="–"),
                 value,
@@ -81,6 +82,7 @@ def certified(summary: Summary) -> Table:
         "Method",
         "True for",
         "Certified bound",
+        "In float32",
         "Asked (eps)",
         "At least",
         "Attack found",
@@ -89,4 +91,4 @@ def certified(summary: Summary) -> Table:
         "Largest target output",
         "Time",
     )
-    return Table(caption="Certified bounds on |target − ticket|", head=head, rows=tuple(rows), words=(0, 1, 2, 8))
+    return Table(caption="Certified bounds on |target − ticket|", head=head, rows=tuple(rows), words=(0, 1, 2, 9))

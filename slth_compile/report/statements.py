@@ -118,9 +118,10 @@ def says(summary: Summary) -> list[str]:
     ]
     if summary.certificates:
         entries.append(
-            "Each certified bound holds for every input of its domain and every output, in real arithmetic, for the "
-            "exact weights of this ticket. The checker, written independently of the compiler, recomputes it from the "
-            "files with NumPy alone."
+            "Each certified bound holds for every input of its domain and every output, for the exact weights of this "
+            "ticket, in the arithmetic it names: float64 stands for any order of summation, fused or not, and so does "
+            "the float32 figure beside it, with all weights rounded to float32. The checker, written independently of "
+            "the compiler, recomputes both from the files with NumPy alone."
         )
     if summary.planned_failure is None:
         return entries
@@ -136,7 +137,8 @@ def does_not_say(summary: Summary) -> list[str]:
     """What a reader might take from the report and should not."""
     entries = [
         "Anything about inputs outside the listed domains.",
-        "What float32 does: running the ticket on a device adds its own rounding error, which no bound here covers.",
+        "What other arithmetic does: products by transforms (FFT, Winograd), TF32 or bfloat16 add rounding that no "
+        "bound here covers.",
         "Which class wins: the bound is on output values. The top class is sure to agree only where the target's "
         "first output leads the second by more than twice the bound; certify proves it sample by sample.",
         "That the attack found the worst input: it gives a lower bound only, and finding little proves nothing.",

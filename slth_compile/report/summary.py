@@ -77,6 +77,7 @@ class CertificateRow:
         method: How the bound was computed.
         arithmetic: What it is true for.
         bound: Certified: no input of the domain and no output differs by more.
+        float32: The same where both networks are evaluated in float32; None where it is not stated.
         lower: For points: the largest difference is at least this.
         attack: The attack's lower bound, None where none was run.
         largest_output: Largest |target output| seen over samples of the domain; a bound above it says nothing.
@@ -90,7 +91,8 @@ class CertificateRow:
     lower: float
     attack: AttackRow | None
     largest_output: float
-    arithmetic: str = "real arithmetic and exact weights"
+    arithmetic: str = "real"
+    float32: float | None = None
     seconds: float | None = None
 
     @property

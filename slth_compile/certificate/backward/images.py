@@ -12,6 +12,7 @@ from slth_compile.certificate import pointwise, propagate, relaxations
 from slth_compile.certificate.backward.rewrite import Larger, Take
 from slth_compile.certificate.backward.walk import Walk
 from slth_compile.certificate.propagate import Pair
+from slth_compile.certificate.rounded import Rounded, absolute_column
 from slth_compile.graph import nodes as n
 
 
@@ -22,6 +23,8 @@ def image(walk: Walk, k: int) -> Pair:
     match node:
         case n.Convolution() | n.Dense():
             return propagate.weighted(propagate.window_of(node), operands[0], walk.both.images[k])
+        case Rounded():
+            return propagate.rounded(operands[0], node.relative, absolute_column(node))
         case n.Affine():
             return propagate.scaled(operands[0], *propagate.affine_ends(node))
         case n.Prelu():

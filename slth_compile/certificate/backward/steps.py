@@ -26,6 +26,7 @@ from slth_compile.certificate.backward.noise import Magnitudes, Noise, magnitude
 from slth_compile.certificate.backward.rewrite import Larger, Take
 from slth_compile.certificate.backward.walk import ACTIVATIONS, STOPS, Back, Walk
 from slth_compile.certificate.propagate import Pair
+from slth_compile.certificate.rounded import Rounded, absolute_column, moved_by
 from slth_compile.certificate.rounding import gamma, up
 from slth_compile.graph import nodes as n
 from slth_compile.graph.evaluate import pool_counts
@@ -40,6 +41,8 @@ def step_back(walk: Walk, k: int) -> Back:
             return _layer(walk, k, node)
         case Larger():
             return _larger(walk, k, node)
+        case Rounded():
+            return _rounded(walk, node, operands[0])
         case n.Affine():
             return _affine(node, operands[0])
         case n.Add():
@@ -151,6 +154,14 @@ def _affine(node: n.Affine, operand: Pair) -> Back:
     noise = noise_on_device(noises.scale_noise(columns[0], columns[1], magnitudes(*operand)))
     scale, shift = jnp.asarray(scale), jnp.asarray(shift)
     return lambda form, sample: _one(i, f.through_scale(form, scale, shift, noise, sample))
+
+
+def _rounded(walk: Walk, node: Rounded, operand: Pair) -> Back:
+    """The form stays; what the rounding may add is charged."""
+    (i,) = node.inputs
+    x, d = moved_by(*operand, node.relative, absolute_column(node))
+    noise = noise_on_device(Noise(d * noises.SPARE, x * noises.SPARE))
+    return lambda form, sample: ([(i, walk.kept(form, i))], f.cost(form, noise, sample))
 
 
 def _add(walk: Walk, k: int, node: n.Add) -> Back:
