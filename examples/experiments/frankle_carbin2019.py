@@ -2,10 +2,11 @@
 
     python examples/experiments/frankle_carbin2019.py OUT/ --data DIR
 
-`DIR/mnist.npz` holds `train_images, train_labels, test_images, test_labels`, uint8. Theirs trains for 50,000 steps of 60
-images and prunes layer by layer, the last layer at half the rate; this one trains every level for 2,000 steps of 128
-images (4.3 epochs), with the same optimiser and learning rate (Adam, 1.2e-3), prunes all layers together by magnitude
-and never looks at a validation set. Writes tables, a figure and all masks; `--resume` continues a run that was stopped.
+`DIR/mnist.npz` holds `train_images, train_labels, test_images, test_labels`, uint8. Theirs trains for 50,000 steps,
+stops early by a validation set, and prunes layer by layer, the last layer at half the rate. This one trains every level
+for 2,000 steps (2 epochs) with the same optimiser, learning rate and batch (Adam, 1.2e-3, 60 images), tests what the
+last step has left, and prunes all layers together. Writes tables, a figure and all masks; `--resume` continues a run
+that was stopped.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ def differences(study: Study, lottery: Lottery, level: int) -> list[str]:
         spread = f" ± {statistics.stdev(points):.2f}" if len(points) > 1 else ""
         better = sum(point > 0 for point in points)
         lines.append(
-            f"{table.percent(density)} kept: winning tickets - {method} = {statistics.fmean(points):+.2f}{spread} points, "
-            f"better for {better} of {len(points)} seeds"
+            f"{table.percent(density)} kept: winning tickets - {method} = {statistics.fmean(points):+.2f}{spread} "
+            f"points, better for {better} of {len(points)} seeds"
         )
     return lines
 
@@ -56,7 +57,7 @@ def main(
         levels=13,
         controls=(1, 4, 7, 10, 13),
         seeds=tuple(range(seeds)),
-        training=Training(steps=steps, schedule=CONSTANT),
+        training=Training(steps=steps, batch=60, schedule=CONSTANT),
     )
     with progress_bars(quiet=False) as progress:
         images = load_data(str(data / "mnist.npz"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -193,7 +194,12 @@ def layers(model: nn.Module, image_shape: tuple[int, ...]) -> tuple[Layer, ...]:
 
 def initial(model: nn.Module, image_shape: tuple[int, ...], key: jax.Array) -> Any:
     """Fresh parameters, by flax's own initialisers: LeCun normal kernels, biases of zero."""
-    return jax.jit(model.init)(key, jnp.zeros((1, *image_shape)))["params"]
+    return _initialise(model, image_shape, key)["params"]
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _initialise(model: nn.Module, image_shape: tuple[int, ...], key: jax.Array) -> Any:
+    return model.init(key, jnp.zeros((1, *image_shape)))
 
 
 def kernels(parameters: Any) -> dict[str, np.ndarray]:

@@ -161,14 +161,16 @@ def _data(paths: list[pathlib.Path], samples: int | None) -> tuple[Data, pathlib
     return data.first(samples), out
 
 
-def _finish(study: Study, records: Records, title: str, as_json: bool) -> None:
+def _finish(study: Study, records: Records, heading: str, as_json: bool) -> None:
     from slth_compile.baselines import files, table
 
-    files.write(study, records, title)
+    files.write(study, records, heading)
     if as_json:
         print(json.dumps(table.study_json(study) | {"out": str(records.out)}))
         return
-    shown = Table(*table.HEADING, box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    shown = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+    for i, title in enumerate(table.HEADING):
+        shown.add_column(title, justify="right" if i else "left", no_wrap=True)
     for row in table.rows(study):
         shown.add_row(*row)
     print(
