@@ -24,12 +24,12 @@ from slth_compile.baselines.popup_source import KAIMING_NORMAL, SIGNED_CONSTANT,
 from slth_compile.baselines.records import begin
 from slth_compile.baselines.scores import bernoulli_masks, popped, popup_masks, sampled, threshold
 from slth_compile.baselines.study import Study, Trial
-from slth_compile.baselines.train import SGD, Masked, Training, fit
+from slth_compile.baselines.train import CONSTANT, Masked, Training, fit, seed_key
 from slth_compile.errors import InputError
 from slth_compile.progress import silent
 from slth_compile.source.threefry import TENSOR_V, tensor_key, words
 
-SHORT = Training(steps=4, batch=8)
+SHORT = Training(steps=4, batch=8, schedule=CONSTANT)
 TINY = LeNet300100(hidden=(6,), classes=3)
 
 
@@ -128,8 +128,8 @@ def test_layers_of_the_networks():
 
 
 def test_the_pool_has_the_gradient_of_its_maximum():
-    x = jax.random.normal(jax.random.key(0), (2, 5, 6, 3))
-    weights = jax.random.normal(jax.random.key(1), (2, 2, 3, 3))
+    x = np.random.default_rng(0).normal(size=(2, 5, 6, 3)).astype(np.float32)
+    weights = np.random.default_rng(1).normal(size=(2, 2, 3, 3)).astype(np.float32)
     ours = jax.jit(jax.grad(lambda x: jnp.sum(weights * max_pool(x))))
     plain = jax.jit(jax.grad(lambda x: jnp.sum(weights * nn.max_pool(x, (2, 2), (2, 2)))))
     assert np.array_equal(ours(x), plain(x))
@@ -155,8 +155,7 @@ THRESHOLD = jax.jit(threshold)
 
 def test_edge_popup_passes_the_gradient_straight_through():
     """dL/ds = sign(s) w dL/dw' for every score, pruned ones too; exactly the largest are used."""
-    key = jax.random.split(jax.random.key(0), 3)
-    w, s, g = (jax.random.normal(k, (6, 4)) for k in key)
+    w, s, g = np.random.default_rng(0).normal(size=(3, 6, 4)).astype(np.float32)
     used, back = jax.vjp(lambda s: popped(w, s, jnp.int32(7)), s)
     mask = popup_masks({"a": np.asarray(s)}, {"a": 7})["a"]
     assert np.array_equal(used, np.where(mask, w, 0))
@@ -165,9 +164,8 @@ def test_edge_popup_passes_the_gradient_straight_through():
 
 def test_sampled_masks_pass_the_gradient_of_their_probability():
     """dL/ds = p (1 - p) w dL/dw': the derivative of the expected weight p w."""
-    key = jax.random.split(jax.random.key(1), 4)
-    w, s, g = (jax.random.normal(k, (6, 4)) for k in key[:3])
-    uniform = jax.random.uniform(key[3], (6, 4))
+    w, s, g = np.random.default_rng(0).normal(size=(3, 6, 4)).astype(np.float32)
+    uniform = np.random.default_rng(1).random((6, 4), np.float32)
     used, back = jax.vjp(lambda s: sampled(w, s, uniform), s)
     assert np.array_equal(used, np.where(uniform < jax.nn.sigmoid(s), w, 0))
     expected = jax.grad(lambda s: jnp.sum(g * jax.nn.sigmoid(s) * w))(s)
@@ -201,6 +199,12 @@ def test_the_source_is_a_function_of_the_seed():
 # ---------------------------------------------------------------- training
 
 
+def test_all_bits_of_a_seed_count():
+    found = [jax.random.key_data(seed_key(seed)).tolist() for seed in (0, 5, 2**32, 2**64 - 1)]
+    assert found == [[0, 0], [0, 5], [1, 0], [2**32 - 1, 2**32 - 1]]
+    assert jax.random.key_data(jax.random.key(5)).tolist() == [0, 5]
+
+
 def test_pruned_weights_do_not_move_and_seeds_reproduce(data):
     weights = initial(TINY, data.shape, jax.random.key(3))
     kept = masks.layerwise(kernels(weights), 0.5)
@@ -222,7 +226,7 @@ def test_rewinding_restores_the_weights_of_that_step(data, tmp_path, tiny_networ
         return fit(forward, trained, fixed, data, training, key, **options)
 
     monkeypatch.setattr(lottery, "fit", spy)
-    plan = dataclasses.replace(PLAN, rewind=3, seeds=(7,), training=dataclasses.replace(SHORT, schedule="constant"))
+    plan = dataclasses.replace(PLAN, rewind=3, seeds=(7,))
     lottery.draw_tickets(plan, data, tmp_path / "out")
     (_, first), *others = begun
     weights = initial(TINY, data.shape, jax.random.fold_in(jax.random.fold_in(jax.random.key(7), 0), 0))
@@ -363,8 +367,7 @@ def test_one_shot_pruning_has_its_controls(data, tmp_path, tiny_networks):
 
 def test_edge_popup_masks_are_masks_of_the_source(data, tmp_path, tiny_networks):
     """Exact densities in every layer; what is reported is the masked source, evaluated again here."""
-    sgd = dataclasses.replace(SHORT, optimizer=SGD, rate=0.1)
-    plan = edge_popup.Popup(densities=(0.5,), seeds=(3,), training=sgd, sampling=SHORT, control=SHORT)
+    plan = edge_popup.Popup(densities=(0.5,), seeds=(3,), training=SHORT, sampling=SHORT, control=SHORT)
     study, records = edge_popup.search(plan, data, tmp_path / "out")
     files.write(study, records, "title")
     assert records.done == plan.steps
@@ -464,7 +467,7 @@ def test_commands_print_and_write(tmp_path, cli, data, tiny_networks):
     file = tmp_path / "data.npz"
     names = ("train_images", "train_labels", "test_images", "test_labels")
     np.savez(file, **dict(zip(names, dataclasses.astuple(data), strict=True)))
-    done = cli("edge-popup", file, tmp_path / "out", "--steps", 2, "--seeds", 1, "--samples", 40, "--density", 0.5)
+    done = cli("edge-popup", file, tmp_path / "out", "--steps", 2, "--seeds", 1, "--samples", 20, "--density", 0.5)
     assert done.code == 2
     assert "choose a smaller batch" in done.message
     np.savez(file, **{name: np.repeat(array, 4, 0) for name, array in np.load(file).items()})

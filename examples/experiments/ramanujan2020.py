@@ -11,6 +11,7 @@ trained, is the floor. Writes tables, a figure and all masks; `--resume` continu
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import statistics
 from typing import Annotated
@@ -19,10 +20,9 @@ import typer
 
 from slth_compile.baselines import files, table
 from slth_compile.baselines.data import load_data
-from slth_compile.baselines.edge_popup import POPUP, Popup, search
+from slth_compile.baselines.edge_popup import CONTROL, POPUP, TRAINING, Popup, search
 from slth_compile.baselines.popup_source import KAIMING_NORMAL, SIGNED_CONSTANT
 from slth_compile.baselines.study import Study
-from slth_compile.baselines.train import Training
 from slth_compile.cli.frame import progress_bars
 
 
@@ -56,8 +56,8 @@ def main(
         densities=(0.5, 0.1, 0.9, 0.3, 0.7),
         seeds=tuple(range(seeds)),
         bernoulli=False,
-        training=Training(steps=steps, batch=32, rate=5e-3),
-        control=Training(steps=steps, batch=32, rate=1e-3),
+        training=dataclasses.replace(TRAINING, steps=steps),
+        control=dataclasses.replace(CONTROL, steps=steps),
     )
     with progress_bars(quiet=False) as progress:
         images = load_data(str(data / "mnist.npz"))

@@ -43,7 +43,7 @@ from slth_compile.baselines.study import (
     trial,
     trial_arrays,
 )
-from slth_compile.baselines.train import SGD, Masked, Training, correct, fit
+from slth_compile.baselines.train import Masked, Training, correct, fit, seed_key
 from slth_compile.errors import InputError
 from slth_compile.progress import Progress, silent
 
@@ -51,9 +51,9 @@ BERNOULLI, RANDOM = "Bernoulli", "random"
 POPUP = {law: f"edge-popup, {law.replace('-', ' ')}" for law in LAWS}
 """The method's name for every law."""
 
-TRAINING = Training(steps=1000, optimizer=SGD, rate=0.1)
-SAMPLING = Training(steps=1000, rate=0.1)
-CONTROL = Training(steps=1000)
+TRAINING = Training(steps=2000, batch=32, rate=5e-3)
+SAMPLING = Training(steps=2000, batch=32, rate=0.1)
+CONTROL = Training(steps=2000, batch=32, rate=1e-3)
 METHODS = (DENSE, *POPUP.values(), BERNOULLI, RANDOM)
 
 
@@ -127,7 +127,7 @@ class _Search:
 
     def key(self, purpose: int) -> jax.Array:
         """Randomness for a purpose: 0 initialisation, 1 training."""
-        return jax.random.fold_in(jax.random.key(self.seed), purpose)
+        return jax.random.fold_in(seed_key(self.seed), purpose)
 
     def source(self, law: str) -> dict[str, np.ndarray]:
         """The random kernels of a law."""

@@ -35,7 +35,7 @@ from slth_compile.baselines.study import (
     trial_arrays,
     trial_masks,
 )
-from slth_compile.baselines.train import CONSTANT, Masked, Training, correct, fit
+from slth_compile.baselines.train import CONSTANT, Masked, Training, correct, fit, seed_key
 from slth_compile.errors import InputError
 from slth_compile.progress import Progress, silent
 
@@ -111,7 +111,7 @@ class _Draw:
 
     def key(self, purpose: int, number: int = 0) -> jax.Array:
         """Randomness for a purpose: 0 initialisation, 1 order of the images, 2 fresh weights."""
-        return jax.random.fold_in(jax.random.fold_in(jax.random.key(self.seed), purpose), number)
+        return jax.random.fold_in(jax.random.fold_in(seed_key(self.seed), purpose), number)
 
     def trained(self, weights: Any, kept: Kernels, start: int, progress: Progress) -> tuple[Any, int]:
         """Weights after the training's last step, and the test images they have right."""

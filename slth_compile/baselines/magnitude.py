@@ -35,7 +35,7 @@ from slth_compile.baselines.study import (
     trial,
     trial_arrays,
 )
-from slth_compile.baselines.train import CONSTANT, Masked, Training, correct, fit
+from slth_compile.baselines.train import CONSTANT, Masked, Training, correct, fit, seed_key
 from slth_compile.progress import Progress, silent
 
 GLOBAL, LAYERWISE, RANDOM = "global magnitude", "layerwise magnitude", "random"
@@ -119,7 +119,7 @@ def masks_by(method: str, weights: Mapping[str, np.ndarray], density: float, see
 
 def _dense(pruning: Pruning, model: nn.Module, data: Data, seed: int, records: Records) -> Any:
     """Parameters of the trained dense network."""
-    key = jax.random.key(seed)
+    key = seed_key(seed)
 
     def make(progress: Progress) -> dict[str, np.ndarray]:
         parameters = initial(model, data.shape, jax.random.fold_in(key, 0))
@@ -147,7 +147,7 @@ def _tuned(
 ) -> Trial:
     """A pruned network, fine-tuned and tested."""
     method, density, seed = which
-    forward, key = Masked(model), jax.random.fold_in(jax.random.key(seed), 2)
+    forward, key = Masked(model), jax.random.fold_in(seed_key(seed), 2)
 
     def make(progress: Progress) -> dict[str, np.ndarray]:
         kept = masks_by(method, kernels(weights), density, seed)

@@ -12,6 +12,7 @@ from matplotlib.ticker import PercentFormatter
 
 from slth_compile.baselines.study import DENSE, Study, Summary
 
+CONTROL = f"{DENSE} (control)"
 _INK, _MUTED, _GRID = "#1b1f24", "#667085", "#d9dde3"
 # Okabe & Ito's, which colour-blind readers tell apart.
 _COLOURS, _MARKERS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7"), "osD^"
@@ -49,8 +50,9 @@ def draw(study: Study, title: str) -> Figure:
     kept.xaxis.set_major_formatter(PercentFormatter(1))
     kept.invert_xaxis()
     speed.set_xscale("log")
-    handles, labels = kept.get_legend_handles_labels()
-    kept.legend(handles, labels, frameon=False, labelcolor=_INK, fontsize=9.5, loc="lower left")
+    # The control, a line, would come first.
+    entries = sorted(zip(*kept.get_legend_handles_labels(), strict=True), key=lambda entry: entry[1] == CONTROL)
+    kept.legend(*zip(*entries, strict=True), frameon=False, labelcolor=_INK, fontsize=9.5, loc="lower left")
     return figure
 
 
@@ -73,7 +75,7 @@ def _panel(axes: Axes, summaries: tuple[Summary, ...], value: str, label: str) -
         if found.method == DENSE:
             spread = found.deviation or 0.0
             axes.axhspan(found.mean - spread, found.mean + spread, color=_MUTED, alpha=0.25, linewidth=0)
-            axes.axhline(found.mean, color=_INK, linewidth=1, linestyle="--", label=f"{DENSE} (control)")
+            axes.axhline(found.mean, color=_INK, linewidth=1, linestyle="--", label=CONTROL)
     axes.set_xlabel(label, color=_INK)
     axes.tick_params(colors=_INK)
     axes.grid(color=_GRID, linewidth=0.7)

@@ -80,6 +80,11 @@ class Training:
             )
 
 
+def seed_key(seed: int) -> jax.Array:
+    """The key of an unsigned 64-bit seed, all of its bits; that of `jax.random.key` below 2^32."""
+    return jax.random.wrap_key_data(jnp.array([seed >> 32, seed & 0xFFFFFFFF], jnp.uint32), impl="threefry2x32")
+
+
 def fit(
     forward: Forward,
     trained: Any,
@@ -113,15 +118,15 @@ def fit(
         raise InputError(f"batch {training.batch}: there are only {count} images to train on; choose a smaller batch")
     end = training.steps if stop is None else min(stop, training.steps)
     images, labels = jnp.asarray(data.images), jnp.asarray(data.labels)
-    state = _optimizer(training, start).init(trained)
+    state = _optimizer(training, 0).init(trained)
     order, seen = None, -1
     # A scan over the steps would be one program, but in a loop XLA's convolutions are 15 times slower on CPU.
     for step in range(start, end):
         if order is None or step // per_epoch != seen:
             seen = step // per_epoch
             order = _order(jax.random.fold_in(jax.random.fold_in(key, 0), seen), count, training.batch)
-        static, index = (forward, training, start), np.int32(step % per_epoch)
-        trained, state = _step(static, trained, state, fixed, images, labels, order, index, key, np.int32(step))
+        numbers = np.array([step % per_epoch, step, start], np.int32)
+        trained, state = _step((forward, training), trained, state, fixed, images, labels, order, numbers, key)
         if (step + 1) % _TOGETHER == 0 or step + 1 == end:
             jax.block_until_ready(trained)
             progress("steps", step + 1 - start, end - start)
@@ -143,7 +148,7 @@ def _order(key: jax.Array, count: int, batch: int) -> jax.Array:
     return jax.random.permutation(key, count)[: count // batch * batch].reshape(-1, batch)
 
 
-def _optimizer(training: Training, start: int) -> optax.GradientTransformation:
+def _optimizer(training: Training, start: int | jax.Array) -> optax.GradientTransformation:
     cosine = optax.cosine_decay_schedule(training.rate, training.steps)
     rate = (lambda count: cosine(count + start)) if training.schedule == COSINE else training.rate
     return optax.adam(rate) if training.optimizer == ADAM else optax.sgd(rate, MOMENTUM)
@@ -151,18 +156,17 @@ def _optimizer(training: Training, start: int) -> optax.GradientTransformation:
 
 @partial(jax.jit, static_argnums=0)
 def _step(
-    static: tuple[Forward, Training, int],
+    static: tuple[Forward, Training],
     trained: Any,
     state: Any,
     fixed: Any,
     images: jax.Array,
     labels: jax.Array,
     order: jax.Array,
-    index: jax.Array,
+    numbers: jax.Array,
     key: jax.Array,
-    step: jax.Array,
 ) -> tuple[Any, Any]:
-    forward, training, start = static
+    (forward, training), (index, step, start) = static, numbers
     rows, own = order[index], jax.random.fold_in(jax.random.fold_in(key, 1), step)
 
     def loss(trained: Any) -> jax.Array:

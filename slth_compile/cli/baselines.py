@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 from typing import TYPE_CHECKING, Annotated
@@ -30,7 +31,7 @@ Paths = Annotated[
 Network = Annotated[str, typer.Option(help="lenet-300-100 | lenet-5 | conv-4.")]
 Densities = Annotated[list[float] | None, typer.Option("--density", help="Kept fraction of the weights; repeatable.")]
 Seeds = Annotated[int, typer.Option(help="Number of seeds: 0, 1, ...")]
-Steps = Annotated[int, typer.Option(help="Steps of a training, 128 images each.")]
+Steps = Annotated[int, typer.Option(help="Steps of every training.")]
 Samples = Annotated[int | None, typer.Option(help="Train on the first of the images only.")]
 
 
@@ -51,14 +52,13 @@ def prune(
     """One-shot magnitude pruning, global and layerwise, beside random pruning and the dense network."""
     wait_for_steps()
     from slth_compile.baselines import magnitude
-    from slth_compile.baselines.train import CONSTANT, Training
 
     pruning = magnitude.Pruning(
         network=network,
         densities=tuple(density or magnitude.Pruning.densities),
         seeds=tuple(range(seeds)),
-        training=Training(steps=steps),
-        tuning=Training(steps=tuning_steps, rate=3e-4, schedule=CONSTANT),
+        training=dataclasses.replace(magnitude.TRAINING, steps=steps),
+        tuning=dataclasses.replace(magnitude.TUNING, steps=tuning_steps),
     )
     data, out = _data(paths, samples)
     with progress_bars(quiet or as_json) as progress:
@@ -86,7 +86,6 @@ def lottery(
     """Iterative magnitude pruning with rewinding, beside fresh weights and random masks."""
     wait_for_steps()
     from slth_compile.baselines import lottery as tickets
-    from slth_compile.baselines.train import CONSTANT, Training
 
     plan = tickets.Lottery(
         network=network,
@@ -94,7 +93,7 @@ def lottery(
         controls=tuple(control or range(1, levels + 1, 3)),
         rewind=rewind,
         seeds=tuple(range(seeds)),
-        training=Training(steps=steps, schedule=CONSTANT),
+        training=dataclasses.replace(tickets.TRAINING, steps=steps),
     )
     data, out = _data(paths, samples)
     with progress_bars(quiet or as_json) as progress:
@@ -114,7 +113,7 @@ def edge_popup(
     ] = None,
     bernoulli: Annotated[bool, typer.Option(help="Train masks as probabilities too.")] = True,
     seeds: Seeds = 3,
-    steps: Steps = 1000,
+    steps: Steps = 2000,
     samples: Samples = None,
     resume: Resume = False,
     force: Force = False,
@@ -124,7 +123,6 @@ def edge_popup(
     """Masks found by training scores on random weights that never change, beside the trained network."""
     wait_for_steps()
     from slth_compile.baselines import edge_popup as found
-    from slth_compile.baselines.train import SGD, Training
 
     popup = found.Popup(
         network=network,
@@ -133,9 +131,9 @@ def edge_popup(
         seeds=tuple(range(seeds)),
         laws=tuple(law or found.Popup.laws),
         bernoulli=bernoulli,
-        training=Training(steps=steps, optimizer=SGD, rate=0.1),
-        sampling=Training(steps=steps, rate=0.1),
-        control=Training(steps=steps),
+        training=dataclasses.replace(found.TRAINING, steps=steps),
+        sampling=dataclasses.replace(found.SAMPLING, steps=steps),
+        control=dataclasses.replace(found.CONTROL, steps=steps),
     )
     data, out = _data(paths, samples)
     with progress_bars(quiet or as_json) as progress:
@@ -169,12 +167,12 @@ def _finish(study: Study, records: Records, heading: str, as_json: bool) -> None
         print(json.dumps(table.study_json(study) | {"out": str(records.out)}))
         return
     shown = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
-    for i, title in enumerate(table.HEADING):
+    # The number of seeds is in the line above; a narrow terminal has no room for it.
+    for i, title in enumerate(table.HEADING[:-1]):
         shown.add_column(title, justify="right" if i else "left", no_wrap=True)
     for row in table.rows(study):
-        shown.add_row(*row)
-    print(
-        f"{title}; accuracy in per cent of {study.trials[0].tested} test images, mean ± standard deviation over seeds"
-    )
+        shown.add_row(*row[:-1])
+    tested, seeds = study.trials[0].tested, len({trial.seed for trial in study.trials})
+    print(f"{heading}; accuracy in per cent of {tested} test images, mean ± standard deviation over {seeds} seeds")
     output.print(shown)
     print(f"tables, picture and masks: {records.out.absolute()}")
