@@ -70,7 +70,12 @@ class Records:
         aside = self.out.with_name(f"{self.out.name}.replaced-{os.getpid()}")
         if self.out.exists():
             os.rename(self.out, aside)
-        os.rename(self.partial, self.out)
+        try:
+            os.rename(self.partial, self.out)
+        except OSError:
+            if aside.exists():
+                os.rename(aside, self.out)
+            raise
         if aside.exists():
             shutil.rmtree(aside)
 
