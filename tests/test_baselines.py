@@ -405,7 +405,7 @@ def test_the_picture_shows_every_method_and_is_the_same_again():
         trials += [Trial(method, density, seed, right + seed, 10, own) for seed in range(2)]
     study = Study("s", {}, tuple(trials))
     figure = plot.draw(study, "title")
-    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["one", "two", "dense (control)"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["one", "two", "dense (control)"]
     assert plot.render(study, "title", "svg") == plot.render(study, "title", "svg")
 
 

@@ -55,7 +55,8 @@ def draw(study: Study, title: str) -> Figure:
     speed.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.3g}x"))
     # The control, a line, would come first.
     entries = sorted(zip(*kept.get_legend_handles_labels(), strict=True), key=lambda entry: entry[1] == CONTROL)
-    kept.legend(*zip(*entries, strict=True), frameon=False, labelcolor=_INK, fontsize=9.5, loc="lower left")
+    place: dict[str, Any] = {"loc": "outside lower center", "ncols": len(entries)}
+    figure.legend(*zip(*entries, strict=True), frameon=False, labelcolor=_INK, fontsize=9.5, **place)
     return figure
 
 
