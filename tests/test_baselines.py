@@ -463,6 +463,14 @@ def test_other_files_are_refused(arrays, message, tmp_path, cli):
     assert message in done.message
 
 
+def test_images_too_small_for_the_network_are_refused(tmp_path, cli):
+    np.savez(tmp_path / "small.npz", x=np.zeros((300, 4, 4)), y=np.arange(300) % 3)
+    done = cli("edge-popup", tmp_path / "small.npz", tmp_path / "out")
+    assert done.code == 2
+    assert "too small" in done.message
+    assert not list(tmp_path.glob("out*"))
+
+
 def test_commands_print_and_write(tmp_path, cli, data, tiny_networks):
     file = tmp_path / "data.npz"
     names = ("train_images", "train_labels", "test_images", "test_labels")

@@ -24,12 +24,17 @@ def max_pool(x: jax.Array) -> jax.Array:
     """The largest of every 2x2 window, stride 2; `(batch, h, w, c) -> (batch, h // 2, w // 2, c)`.
 
     Equal largest entries share the gradient. It is computed by comparing, twice as fast on CPU as XLA's own.
+
+    Raises:
+        InputError: There is no window.
     """
+    if min(x.shape[1:3]) < 2:
+        raise InputError(f"a 2x2 pool finds {x.shape[1]}x{x.shape[2]}: the images are too small for this network")
     return nn.max_pool(x, (2, 2), (2, 2))
 
 
 def _pool_forward(x: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    y = nn.max_pool(x, (2, 2), (2, 2))
+    y = max_pool(x)
     return y, (x, y)
 
 
