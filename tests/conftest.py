@@ -5,11 +5,23 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+CACHE = "JAX_COMPILATION_CACHE_DIR"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What XLA compiled serves all workers of a run, and the processes that tests start."""
+    if CACHE not in os.environ and not hasattr(config, "workerinput"):
+        os.environ[CACHE] = tempfile.mkdtemp(prefix="xla-")
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+        config.add_cleanup(lambda: shutil.rmtree(os.environ.pop(CACHE), ignore_errors=True))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +36,7 @@ class Shared:
 
     @property
     def cache(self) -> Path:
-        return self.folder / "xla"
+        return Path(os.environ[CACHE])
 
     @property
     def arguments(self) -> list[str]:

@@ -144,6 +144,14 @@ def _apply(node: n.Node, operands: Sequence[Exact], weights: LayerWeights | None
             return Exact(v[where], denominator)
         case n.Pad():
             return Exact(_padded(v, node.padding, 0), denominator)
+        case n.Dilate():
+            spaced = np.zeros([(size - 1) * k + 1 for size, k in zip(v.shape, node.factors, strict=True)], object)
+            spaced[tuple(slice(None, None, k) for k in node.factors)] = v
+            return Exact(spaced, denominator)
+        case n.Resample():
+            matrix = exact(node.matrix)
+            product = np.tensordot(matrix.numerators, v, (1, node.axis))
+            return Exact(np.moveaxis(product, 0, node.axis), matrix.denominator * denominator)
         case n.Reshape():
             return Exact(v.reshape(node.shape), denominator)
         case n.Transpose():

@@ -111,7 +111,24 @@ def excited(draw: Draw) -> Graph:
     return Graph(nodes, (12, 14))
 
 
-NETWORKS = (strided, depthwise, residual, grouped, volume)
+def upsampled(draw: Draw) -> Graph:
+    """A transposed convolution as a dilated map and a plain one; interpolation of both signs and of one."""
+    nodes = (
+        n.Input(shape=(3, 2, 2)),
+        n.Resample(inputs=(0,), axis=1, matrix=np.array([[1.0, 0.0], [0.75, 0.25], [0.25, 0.75]])),
+        _convolution(draw, 1, (2, 2, 2, 3)),
+        n.Relu(inputs=(2,)),
+        n.Dilate(inputs=(3,), factors=(2, 3, 1)),
+        _convolution(draw, 4, (2, 2, 3, 2), padding=((1, 1), (0, 1))),
+        n.LeakyRelu(inputs=(5,), slope=0.25),
+        n.Resample(inputs=(6,), axis=0, matrix=np.array([[-0.125, 0.875, 0.375, -0.125], [0.3, 0.0, 0.0, 0.7]])),
+        _convolution(draw, 7, (2, 2, 2, 2), stride=(1, 2)),
+        n.Dilate(inputs=(8,), factors=(3, 2, 2)),
+    )
+    return Graph(nodes, (9, 7), ("apart", "mixed"))
+
+
+NETWORKS = (strided, depthwise, residual, grouped, volume, upsampled)
 ALL_NETWORKS = (*NETWORKS, excited)
 
 

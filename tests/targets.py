@@ -308,6 +308,23 @@ class SqueezeExcite(nn.Module):
         return nn.Dense(2)(nn.gelu(nn.Dense(3)(x)))
 
 
+def upsampled(draw: Draw) -> Graph:
+    """A transposed convolution as a dilated map and a plain one; interpolation of every sign, once behind a relu."""
+    nodes = (
+        n.Input(shape=(2, 2, 2)),
+        n.Resample(inputs=(0,), axis=0, matrix=np.array([[1, 0], [0.75, 0.25], [0.25, 0.75]], np.float32)),
+        convolution(draw, 1, (2, 1, 2, 2)),
+        n.Relu(inputs=(2,)),
+        n.Resample(inputs=(3,), axis=1, matrix=np.array([[0.75, 0.25], [0, 1]], np.float16)),
+        n.Dilate(inputs=(4,), factors=(2, 3, 1)),
+        convolution(draw, 5, (2, 2, 2, 2), padding=((1, 1), (0, 1))),
+        n.Resample(inputs=(6,), axis=0, matrix=np.array([[-0.125, 0.875, 0.375, -0.125]])),
+        convolution(draw, 7, (1, 2, 2, 2), stride=(1, 2)),
+        n.Dilate(inputs=(8,), factors=(3, 2, 1)),
+    )
+    return Graph(nodes, (9,))
+
+
 def single(draw: Draw) -> Callable[[jax.Array], jax.Array]:
     kernel, bias = draw(3, 2), draw(2)
     return lambda x: x @ kernel + bias
@@ -336,5 +353,6 @@ TARGETS = (
     Target("bent", bent, (4, 2), (signed((4, 2)), balls(4, 2)), 32.0),
     Target("smooth", smooth, (3,), (signed((3,)), points(3)), 8.0),
     Target("excite", lambda draw: bound(SqueezeExcite(), (3, 3, 2), draw), (3, 3, 2), (balls(3, 3, 2), *UNIT), 32.0),
+    Target("upsampled", upsampled, (2, 2, 2), (*UNIT, balls(2, 2, 2)), 16.0),
     Target("single", single, (3,), (signed((3,)), points(3)), 2.0),
 )

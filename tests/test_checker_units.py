@@ -422,6 +422,11 @@ def evaluate(graph: Graph, x: np.ndarray, weighted: Callable[[int, np.ndarray], 
                 value = a[tuple(itertools.starmap(slice, zip(f["start"], f["limit"], f["stride"], strict=True)))]
             case "pad":
                 value = np.pad(a, f["padding"], constant_values=Fraction(0))
+            case "dilate":
+                value = np.full([(s - 1) * k + 1 for s, k in zip(a.shape, f["factors"], strict=True)], Fraction(0))
+                value[tuple(slice(None, None, k) for k in f["factors"])] = a
+            case "resample":
+                value = np.moveaxis(np.tensordot(rationals(n.arrays["matrix"]), a, (1, f["axis"])), 0, f["axis"])
             case "reshape":
                 value = a.reshape(f["shape"])
             case "transpose":
@@ -523,8 +528,12 @@ def networks(rng: np.random.Generator) -> dict[str, Graph]:
     lines = [node("input", shape=[5, 2]), conv(0, w(3, 2, 2), 2, 1, 2, bias=w(2))]
     lines += [node("affine", 1, scale=np.array(0.5), trained=True), node("relu", 2), norm(3, 2)]
     lines += [node("affine", 4, shift=w(2), trained=True)]
+    spread = [image, node("resample", 0, axis=1, matrix=np.abs(w(3, 4))), conv(1, w(2, 2, 2, 3)), node("relu", 2)]
+    spread += [node("dilate", 3, factors=[3, 2, 1]), conv(4, w(2, 2, 3, 2), 1)]
+    spread += [node("resample", 5, axis=0, matrix=w(3, 8)), node("dilate", 6, factors=[1, 1, 2])]
     return {
         "dense": build(dense, [3, 2]),
+        "spread": build(spread, [7, 3]),
         "conv": build(convolutions, [6]),
         "pools": build(pools, [7, 5]),
         "residual": build(residual, [12]),
@@ -585,6 +594,8 @@ OPERATIONS = {
     "concatenate": node("concatenate", 0, 0, axis=1),
     "slice": node("slice", 0, start=[0, 1, 0], limit=[3, 4, 1], stride=[2, 2, 1]),
     "pad": node("pad", 0, padding=[[1, 0], [0, 2], [0, 0]]),
+    "dilate": node("dilate", 0, factors=[2, 1, 3]),
+    "resample": node("resample", 0, axis=1, matrix=np.array([[0.3, -0.7, 0.1, 0.0], [0.1, 0.2, 0.3, 0.4]])),
     "reshape": node("reshape", 0, shape=[24]),
     "transpose": node("transpose", 0, permutation=[2, 0, 1]),
 }
@@ -707,12 +718,13 @@ def test_signs_of_activations_and_products():
     keeps = [node("clip", 0, low=-1.0), node("clip", 0, high=0.5), node("prelu", 0, slopes=np.array([-1.0, 0.5]))]
     keeps += [node(op, 0) for op in ("tanh", "hard_swish", "silu")] + [node("gelu", 0, approximate=True)]
     keeps += [node("multiply", 0, 0), node("multiply", 0, 1)]
-    never = [node("clip", 0, low=-2.0, high=-1.0)]
+    keeps += [node("dilate", 0, factors=[2]), node("resample", 0, axis=0, matrix=np.array([[0.5, 0.0]]))]
+    never = [node("clip", 0, low=-2.0, high=-1.0), node("resample", 0, axis=0, matrix=np.array([[1.0, -0.1]]))]
     nodes = [node("input", shape=[2]), *always, *keeps, *never]
     folded = fold(build(nodes, list(range(1, len(nodes)))))
     for nonnegative in (False, True):
         found = nonnegative_nodes(folded, nonnegative)[1:]
-        assert found == [True] * len(always) + [nonnegative] * len(keeps) + [False]
+        assert found == [True] * len(always) + [nonnegative] * len(keeps) + [False] * len(never)
 
 
 REFUSED = {
@@ -731,7 +743,14 @@ REFUSED = {
         node("prelu", 0, slopes=np.ones(3)),
         node("prelu", 0, slopes=np.ones((1, 2))),
         node("multiply", 0, 1),
+        node("dilate", 0, factors=[2, 2]),
+        node("dilate", 0, factors=[1 << 30]),
+        node("resample", 0, axis=1, matrix=np.ones((2, 2))),
+        node("resample", 0, axis=0, matrix=np.ones((2, 3))),
+        node("resample", 0, axis=0, matrix=np.ones(2)),
     ],
+    "expected an integer": [node("dilate", 0, factors=[0]), node("resample", 0, axis=-1, matrix=np.ones((2, 2)))],
+    "below 2\\^-1022": [node("resample", 0, axis=0, matrix=np.array([[1.0, 5e-324]]))],
     "do not fit": [node("multiply", 0), node("multiply", 0, 0, 0), node("tanh", 0, 0)],
 }
 

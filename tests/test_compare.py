@@ -190,6 +190,21 @@ def test_networks_of_two_graphs_are_refused(name: str) -> None:
     assert "\n" not in str(refused.value)
 
 
+ARRAYS = {
+    "slopes": [n.Prelu(inputs=(1,), slopes=np.array(slope)) for slope in (0.25, 0.5)],
+    "matrix": [n.Resample(inputs=(1,), axis=0, matrix=np.full((2, 3), size)) for size in (0.25, 0.5)],
+}
+
+
+@pytest.mark.parametrize("field", ARRAYS)
+def test_arrays_of_nodes_without_weights_are_the_same_in_both(field: str) -> None:
+    """No engine carries a difference of these: a bound would leave it out."""
+    one, other = (line(nodes={2: node}) for node in ARRAYS[field])
+    assert pair_of(one, line(nodes={2: ARRAYS[field][0]})).graph.nodes
+    with pytest.raises(UnsupportedModelError, match=f"with its {field} in the first"):
+        pair_of(one, other)
+
+
 def test_a_folded_batch_norm_is_no_difference() -> None:
     """What a network with batch norm and its folded form may differ in is the rounding of the fold."""
     norm = {name: np.array(value) for name, value in (("mean", [0.1, -0.2]), ("variance", [2.0, 0.3]))}

@@ -46,8 +46,16 @@ def inputs_of(rng: np.random.Generator, lower: np.ndarray, upper: np.ndarray) ->
     return [low + (high - low) * np.vectorize(lambda w: Fraction(int(w), 8), otypes=[object])(w) for w in weights]
 
 
+@pytest.mark.slow
+@given(cases=st.data())
+@settings(max_examples=1000, deadline=None)
+def test_never_below_the_exact_difference_at_length(cases: st.DataObject) -> None:
+    arguments = st.sampled_from(NETWORKS), seeds, st.booleans(), st.booleans(), st.sampled_from([1e-1, 1e-4, 1e-12])
+    test_never_below_the_exact_difference.hypothesis.inner_test(*(cases.draw(part) for part in arguments))
+
+
 @given(st.sampled_from(NETWORKS), seeds, st.booleans(), st.booleans(), st.sampled_from([1e-1, 1e-4, 1e-12]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_never_below_the_exact_difference(network, seed: int, nonnegative: bool, coarse: bool, size: float) -> None:
     rng = np.random.default_rng(seed)
     draw = drawer(rng, coarse)

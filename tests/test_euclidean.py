@@ -284,6 +284,8 @@ def test_a_centre_need_not_be_in_the_middle() -> None:
         (n.Affine(inputs=(0,), scale=np.array([1.0, -2.0])), (2,), [0, 1], 4.0),
         (n.Add(inputs=(0, 0)), (2,), [1, 1], 4.0),
         (n.Concatenate(inputs=(0, 0, 0), axis=0), (2,), [1, 2], 3.0),
+        (n.Dilate(inputs=(0,), factors=(3, 1)), (2, 1), [[1], [2]], 1.0),
+        (n.Resample(inputs=(0,), axis=0, matrix=np.array([[2.0, 0], [2.0, 0], [0, 1]])), (2, 1), [[1], [0]], 8.0),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, n.Node) else "",
 )
@@ -315,6 +317,8 @@ def test_a_factor_is_attained(node: n.Node, shape: tuple[int, ...], moved: objec
         (n.Concatenate(inputs=(0, 0), axis=0), (3,)),
         (n.Add(inputs=(0, 0)), (3,)),
         (n.Slice(inputs=(0,), start=(1,), limit=(3,), stride=(1,)), (3,)),
+        (n.Dilate(inputs=(0,), factors=(3,)), (3,)),
+        (n.Resample(inputs=(0,), axis=1, matrix=np.array([[0.25, -0.75, 0.0], [0.1, 0.2, 0.7]])), (2, 3)),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, n.Node) else "",
 )

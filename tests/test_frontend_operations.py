@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from flax import nnx
 from frontend_helpers import RNG, bound, imported, kinds, random
 from jax import lax
 
@@ -20,6 +21,41 @@ def test_convolutions(strides, padding, kernel_dilation, groups):
     module = nn.Conv(6, (3, 2), strides, padding, kernel_dilation=kernel_dilation, feature_group_count=groups)
     graph = imported(bound(module, (7, 9, 6)), (7, 9, 6))
     assert kinds(graph) == ["Convolution"] and graph.nodes[1].groups == groups
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"strides": (2, 3)},
+        {"strides": (2, 2), "padding": "VALID", "transpose_kernel": True},
+        {"strides": (3, 1), "padding": ((0, 1), (2, 0)), "kernel_dilation": (1, 2)},
+    ],
+)
+def test_transposed_convolutions(options):
+    graph = imported(bound(nn.ConvTranspose(3, (3, 2), **options), (4, 5, 2)), (4, 5, 2))
+    assert kinds(graph) == ["Dilate", "Convolution"]
+    module = nnx.ConvTranspose(2, 3, (3, 2), rngs=nnx.Rngs(0), **options)
+    assert kinds(imported(module, (4, 5, 2))) == ["Dilate", "Convolution"]
+
+
+def test_negative_padding_cuts_off():
+    kernel = random(3, 2, 2, 2)
+    graph = imported(lambda x: lax.conv_general_dilated(x, kernel, (1, 2), ((-1, 2), (0, -2))), (2, 6, 7))
+    assert kinds(graph) == ["Transpose", "Slice", "Convolution", "Transpose"]
+
+
+class Enlarged(nn.Module):
+    """Interpolated by the constants of the library, which are no parameters."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = jax.image.resize(nn.Conv(2, (2, 2))(x), (x.shape[0], 6, 8, 2), "linear")
+        return x @ jnp.linspace(0, 1, 6).reshape(2, 3)
+
+
+def test_products_with_constants_are_not_layers():
+    graph = imported(bound(Enlarged(), (4, 6, 2)), (4, 6, 2))
+    assert kinds(graph) == ["Convolution", "Resample", "Resample", "Resample"] and len(graph.layers) == 1
 
 
 @pytest.mark.parametrize("rank", [1, 3])
@@ -112,6 +148,30 @@ IMAGES = {
     "pad": (lambda x: jnp.pad(x, ((0, 0), (1, 2), (0, 0), (0, 0))), ["Pad"]),
     "pad of a new axis": (lambda x: jnp.pad(x[:, None], ((0, 0), (1, 0), (0, 0), (0, 0), (0, 0))), None),
     "option A shortcut": (lambda x: jnp.concatenate([x[:, ::2], jnp.zeros_like(x[:, ::2])], 1), ["Slice", "Pad"]),
+    "interior and negative padding": (
+        lambda x: lax.pad(x, 0.0, ((0, 0, 0), (1, -1, 2), (0, 2, 1), (0, 0, 0))),
+        ["Dilate", "Slice", "Pad"],
+    ),
+    "reflected padding": (lambda x: jnp.pad(x, ((0, 0), (1, 1), (2, 0), (0, 0)), mode="reflect"), None),
+    "repeated border": (lambda x: jnp.pad(x, ((0, 0), (1, 1), (1, 0), (0, 0)), mode="edge"), None),
+    "reversed": (lambda x: x[:, ::-1], ["Resample"]),
+    "rolled": (lambda x: jnp.roll(x, 1, 2), ["Slice", "Slice", "Concatenate"]),
+    "picked": (lambda x: x[:, np.array([0, 2, 2])], ["Resample"]),
+    "one picked": (lambda x: jnp.take(x, 1, axis=1), ["Resample", "Reshape"]),
+    "picked, clipped": (lambda x: jnp.take(x, np.array([-9, 1, 9]), axis=2, mode="clip"), ["Resample"]),
+    "repeated": (lambda x: jnp.repeat(x, 2, axis=1), ["Reshape", "Resample", "Reshape"]),
+    "tiled": (lambda x: jnp.tile(x, (1, 2, 1, 1)), ["Resample"]),
+    "upsampled by a Kronecker product": (lambda x: jnp.kron(x, jnp.ones((1, 2, 2, 1))), None),
+    "upsampled, nearest": (lambda x: jax.image.resize(x, (x.shape[0], 8, 9, x.shape[3]), "nearest"), ["Resample"] * 2),
+    "upsampled, linear": (lambda x: jax.image.resize(x, (x.shape[0], 8, 6, x.shape[3]), "linear"), ["Resample"]),
+    "upsampled, cubic": (lambda x: jax.image.resize(x, (x.shape[0], 7, 9, x.shape[3]), "cubic"), ["Resample"] * 2),
+    "downsampled, linear": (lambda x: jax.image.resize(x, (x.shape[0], 2, 3, x.shape[3]), "linear"), ["Resample"] * 2),
+    "sum with a broadcast one": (lambda x: x + x.mean((1, 2), keepdims=True), None),
+    "difference from the mean": (lambda x: x - x.mean(3)[..., None], None),
+    "joined with a broadcast one": (
+        lambda x: jnp.concatenate([x, jnp.broadcast_to(x.mean((1, 2), keepdims=True), x.shape)], 1),
+        None,
+    ),
     "transpose": (lambda x: x.transpose(0, 2, 1, 3), ["Transpose"]),
     "expand and squeeze": (lambda x: x[:, None].squeeze(1), []),
     "higher rank": (lambda x: x.reshape(x.shape[0], 2, 2, 6, x.shape[-1]), ["Reshape"]),

@@ -34,6 +34,11 @@ REFUSED = (
     (n.HardSigmoid(inputs=(1,), slope=float("nan"), offset=0.0), "expected finite numbers"),
     (n.HardSigmoid(inputs=(1,), slope=1.0, offset=float("-inf")), "expected finite numbers"),
     (n.Prelu(inputs=(1,), slopes=np.ones(3)), "one slope, or one a channel"),
+    (n.Dilate(inputs=(1,), factors=(2, 2)), "one positive factor for every axis"),
+    (n.Dilate(inputs=(1,), factors=(0,)), "one positive factor for every axis"),
+    (n.Resample(inputs=(1,), axis=1, matrix=np.ones((3, 2))), "axis 1 as long as the rows"),
+    (n.Resample(inputs=(1,), axis=0, matrix=np.ones((2, 3))), "axis 0 as long as the rows"),
+    (n.Resample(inputs=(1,), axis=0, matrix=np.array([[5e-324, 1.0]])), "below 2\\^-1022"),
     (n.Multiply(inputs=(1,)), "two shapes of one rank"),
     (n.Multiply(inputs=(0, 1, 1)), "two shapes of one rank"),
 )
@@ -69,10 +74,11 @@ def test_which_are_nonnegative(nonnegative: bool) -> None:
     keeps = [n.Clip(inputs=(0,), low=-1.0), n.Clip(inputs=(0,), high=0.5), n.Prelu(inputs=(0,), slopes=np.array(0.5))]
     keeps += [n.Tanh(inputs=(0,)), n.HardSwish(inputs=(0,)), n.Silu(inputs=(0,)), n.Gelu(inputs=(0,), approximate=True)]
     keeps += [n.Multiply(inputs=(0, 0)), n.Multiply(inputs=(0, 1))]
-    never = [n.Clip(inputs=(0,), low=-2.0, high=-1.0)]
+    keeps += [n.Dilate(inputs=(0,), factors=(2,)), n.Resample(inputs=(0,), axis=0, matrix=np.array([[0.5, 0.0]]))]
+    never = [n.Clip(inputs=(0,), low=-2.0, high=-1.0), n.Resample(inputs=(0,), axis=0, matrix=np.array([[1.0, -0.1]]))]
     graph = Graph((n.Input(shape=(2,)), *always, *keeps, *never), (1,))
     found = nonnegative_nodes(graph, nonnegative)[1:]
-    assert found == (True,) * len(always) + (nonnegative,) * len(keeps) + (False,)
+    assert found == (True,) * len(always) + (nonnegative,) * len(keeps) + (False,) * len(never)
 
 
 def test_the_format_keeps_every_field() -> None:

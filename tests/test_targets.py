@@ -17,11 +17,12 @@ from slth_compile.graph.fold import fold
 
 DELTA = 0.05
 BACKWARD = ("strided", "signal")
+SLOW = ("bent", "excite", "smooth", "upsampled")
 
 
 @pytest.mark.parametrize(
     "target",
-    [pytest.param(t, marks=pytest.mark.slow if t.name in ("bent", "excite", "smooth") else ()) for t in TARGETS],
+    [pytest.param(t, marks=pytest.mark.slow if t.name in SLOW else ()) for t in TARGETS],
     ids=lambda target: target.name,
 )
 def test_every_stage_keeps_the_function(target: Target, tmp_path) -> None:

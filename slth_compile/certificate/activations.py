@@ -9,6 +9,7 @@ import numpy as np
 from slth_compile.certificate.derivatives import logistic, normal_distribution, tanh_distribution
 from slth_compile.certificate.enclosure import slices
 from slth_compile.certificate.propagate import window_of
+from slth_compile.certificate.resampling import along, dilated
 from slth_compile.graph import nodes as n
 from slth_compile.graph.evaluate import LayerWeights, pool_counts, target_weights
 from slth_compile.graph.graph import Graph
@@ -112,6 +113,10 @@ def _value(node: n.Node, operands: Sequence[np.ndarray]) -> np.ndarray:
             return x[part_of(node)]
         case n.Pad():
             return np.pad(x, ((0, 0), *node.padding))
+        case n.Dilate():
+            return dilated(x, (1, *node.factors))
+        case n.Resample():
+            return along(node.matrix.astype(x.dtype), x, node.axis + 1)
         case n.Reshape():
             return x.reshape(len(x), *node.shape)
         case n.Transpose():

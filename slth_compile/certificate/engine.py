@@ -28,7 +28,7 @@ ARITHMETIC = "real arithmetic and exact weights"
 
 _REPLAYED = (
     *(n.Input, n.Convolution, n.Dense, n.Affine, n.Relu, n.LeakyRelu, n.MaxPool, n.Maximum, n.AveragePool, n.Mean),
-    *(n.Add, n.Concatenate, n.Slice, n.Pad, n.Reshape, n.Transpose, n.Softmax, n.LogSoftmax),
+    *(n.Add, n.Concatenate, n.Slice, n.Pad, n.Dilate, n.Resample, n.Reshape, n.Transpose, n.Softmax, n.LogSoftmax),
 )
 
 

@@ -31,7 +31,7 @@ import numpy as np
 from slth_compile.certificate.derivatives import steepest
 from slth_compile.certificate.difference import LayerErrors
 from slth_compile.certificate.rounding import UNIT_ROUNDOFF, up
-from slth_compile.certificate.spectral import axes_of, norms_of, operator_norm, row_norms
+from slth_compile.certificate.spectral import axes_of, matrix_sums, norms_of, operator_norm, row_norms
 from slth_compile.graph import nodes as n
 from slth_compile.graph.evaluate import pool_counts
 
@@ -254,7 +254,11 @@ def _factor(node: n.Node, shape: tuple[int, ...]) -> float:
                 factor = up(factor / float(pool_counts(node, shape).min()))
         case n.Mean():
             factor = up(1.0 / math.prod(shape[a] for a in node.axes))
-        case n.Relu() | n.LeakyRelu() | n.Maximum() | n.Slice() | n.Pad() | n.Reshape() | n.Transpose():
+        case n.Resample():
+            # |M|^2 <= |M|_1 |M|_inf
+            rows, columns = matrix_sums(node.matrix)
+            factor = float(up(rows * columns))
+        case n.Relu() | n.LeakyRelu() | n.Maximum() | n.Slice() | n.Pad() | n.Dilate() | n.Reshape() | n.Transpose():
             return 1.0
         case _:
             raise TypeError(f"no Euclidean bound for {type(node).__name__}")

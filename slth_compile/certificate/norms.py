@@ -32,6 +32,7 @@ from slth_compile.certificate.derivatives import steepest
 from slth_compile.certificate.difference import THREADS
 from slth_compile.certificate.propagate import window_of
 from slth_compile.certificate.sensitivity import window_sums
+from slth_compile.certificate.spectral import matrix_sums
 from slth_compile.graph import nodes as n
 from slth_compile.graph.evaluate import pool_counts
 from slth_compile.graph.graph import Graph
@@ -169,6 +170,9 @@ def _moved(
         case n.Mean():
             root = math.sqrt(math.prod(shape[a] for a in node.axes))
             return rho / root, np.minimum(top, rho / root)
+        case n.Resample():
+            rows, columns = matrix_sums(node.matrix)
+            return math.sqrt(rows * columns) * rho, rows * top
         case n.Affine():
             scale = 1.0 if node.scale is None else float(np.abs(np.asarray(node.scale, np.float64)).max())
             return scale * rho, scale * top

@@ -28,6 +28,8 @@ from slth_compile.ticket.ticket import EffectiveLayer, Ticket
 
 _TINY = 2.0**-1000
 _FREE = {*n.PARAMETER_FIELDS, "inputs", "name", "kernel_error", "bias_error", "trained"}
+_FIXED = ("slopes", "matrix")
+"""Arrays of nodes without weights: nothing carries a difference between them."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -220,6 +222,10 @@ def _unlike(a: n.Node, b: n.Node) -> tuple[str, str] | None:
         values = getattr(a, field.name), getattr(b, field.name)
         if field.name == "kernel":
             values = values[0].shape, values[1].shape
+        elif field.name in _FIXED:
+            if not np.array_equal(*values):
+                return f"{_operation(a)} with its {field.name}", f"{_operation(b)} with another {field.name}"
+            continue
         elif field.name in _FREE:
             continue
         if values[0] != values[1]:

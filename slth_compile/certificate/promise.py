@@ -38,7 +38,7 @@ from slth_compile.certificate.difference import window_of
 from slth_compile.certificate.enclosure import slices
 from slth_compile.certificate.sensitivity import multiplications
 from slth_compile.graph import nodes as n
-from slth_compile.graph.evaluate import apply_node, linear
+from slth_compile.graph.evaluate import apply_node, linear, resample
 from slth_compile.graph.graph import Graph, Structure
 
 LARGEST_WORK = 2**37
@@ -110,6 +110,8 @@ def _arrays(node: n.Node) -> tuple[jax.Array | None, ...]:
             found = node.scale, node.shift
         case n.Prelu():
             found = (node.slopes,)
+        case n.Resample():
+            found = (node.matrix,)
         case _:
             return ()
     return tuple(None if array is None else _single(array) for array in found)
@@ -179,6 +181,11 @@ def _forward(graph: Graph, weights: Any, eta: Any, x: jax.Array) -> tuple[list[j
                 reach.append(jnp.abs(derivative(node, y, slopes)) * d + residuals[i])
                 values.append(jnp.where(y >= 0, y, slopes * y))
                 continue
+            case n.Resample():
+                (matrix,) = weights[i]
+                values.append(resample(y, matrix, node.axis + 1))
+                reach.append(resample(d, jnp.abs(matrix), node.axis + 1))
+                continue
             case n.Clip() | n.Sigmoid() | n.Tanh() | n.HardSigmoid() | n.HardSwish() | n.Silu() | n.Gelu():
                 residuals[i] = remainder(node, y, d, _near(y))
                 reach.append(jnp.minimum(jnp.abs(derivative(node, y)) * d + residuals[i], steepest(node) * d))
@@ -236,6 +243,8 @@ def _linearised(
                 index = lax.broadcasted_iota(jnp.int32, rows.shape, axis)
                 won = index == jnp.expand_dims(jnp.argmax(rows, axis).astype(jnp.int32), axis)
                 d = jnp.sum(jnp.where(won, moved, 0), axis)
+            case n.Resample():
+                d = resample(d, weights[i][0], node.axis + 1)
             case n.Softmax() | n.LogSoftmax():
                 pass
             case n.Affine():

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from slth_compile.certificate import enclosure as e
-from slth_compile.certificate import kinked, pointwise, relaxations
+from slth_compile.certificate import kinked, pointwise, relaxations, resampling
 from slth_compile.certificate.rounding import without_subnormals
 from slth_compile.graph import nodes as n
 from slth_compile.graph.evaluate import pool_counts
@@ -79,10 +79,10 @@ def propagate(graph: Graph, layers: Callable[[int], Layer], lower: e.Array, uppe
         upper: Upper ends, likewise.
     """
     compiled = not isinstance(lower, np.ndarray)
-    by_layer, by_scale, by_slopes, by_node = (
-        (_weighted_program, _scaled_program, _bent_program, _unweighted_program)
+    by_layer, by_scale, by_slopes, by_matrix, by_node = (
+        (_weighted_program, _scaled_program, _bent_program, _resampled_program, _unweighted_program)
         if compiled
-        else (weighted, scaled, bent, unweighted)
+        else (weighted, scaled, bent, resampled, unweighted)
     )
     last = {i: position for position, node in enumerate(graph.nodes) for i in node.inputs}
     pairs = {0: _entered(lower, upper)}
@@ -94,6 +94,8 @@ def propagate(graph: Graph, layers: Callable[[int], Layer], lower: e.Array, uppe
             pairs[position] = by_scale(operands[0], *affine_ends(node))
         elif isinstance(node, n.Prelu):
             pairs[position] = by_slopes(operands[0], pointwise.prelu_interval(node))
+        elif isinstance(node, n.Resample):
+            pairs[position] = by_matrix(node.axis, operands[0], matrix_of(node))
         else:
             pairs[position] = by_node(Operation(node), operands)
         for i in {*node.inputs} - {*graph.outputs}:
@@ -145,14 +147,20 @@ def bent(pair: Pair, slopes: e.Interval) -> Pair:
     return _both(Pair(kinked.prelu_values(x, slopes), moved), e.repaired)
 
 
+def resampled(axis: int, pair: Pair, matrix: e.Array) -> Pair:
+    """A linear map along an axis in both networks, its matrix apart from it, as `matrix_of` gives it."""
+    return _both(_both(pair, lambda v: resampling.resampled(v, matrix, axis)), e.repaired)
+
+
 def unweighted(operation: Operation, operands: Sequence[Pair]) -> Pair:
-    """Any other node but PReLU."""
+    """Any other node, free of arrays."""
     return _both(_image(operation.node, operands), e.repaired)
 
 
 _weighted_program = functools.partial(jax.jit, static_argnums=0)(weighted)
 _scaled_program = jax.jit(scaled)
 _bent_program = jax.jit(bent)
+_resampled_program = functools.partial(jax.jit, static_argnums=0)(resampled)
 _unweighted_program = functools.partial(jax.jit, static_argnums=0)(unweighted)
 
 
@@ -235,6 +243,8 @@ def rearranged(node: n.Node, values: Any) -> Any:
             return values[tuple(slice(*ends) for ends in zip(node.start, node.limit, node.stride, strict=True))]
         case n.Pad():
             return e.library(values).pad(values, (*node.padding, (0, 0)))
+        case n.Dilate():
+            return resampling.dilated(values, (*node.factors, 1))
         case n.Reshape():
             return values.reshape(*node.shape, values.shape[-1])
         case n.Transpose():
@@ -253,6 +263,11 @@ def window_of(node: n.Node) -> e.Window:
             return e.Window(0, node.window, node.stride, node.padding, (1,) * len(node.window))
         case _:
             return e.Window(node.kernel.shape[-1])  # type: ignore[attr-defined]
+
+
+def matrix_of(node: n.Resample) -> np.ndarray:
+    """The matrix as `resampled` takes it; a checked graph has no subnormal entries."""
+    return np.asarray(node.matrix, np.float64)
 
 
 def affine_ends(node: n.Affine) -> tuple[e.Interval | None, e.Interval | None]:

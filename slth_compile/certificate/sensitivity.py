@@ -20,6 +20,7 @@ from slth_compile.certificate.activations import activations, by_group, part_of
 from slth_compile.certificate.derivatives import derivative
 from slth_compile.certificate.enclosure import Window, slices
 from slth_compile.certificate.propagate import window_of
+from slth_compile.certificate.resampling import along
 from slth_compile.graph import nodes as n
 from slth_compile.graph.evaluate import pool_counts
 from slth_compile.graph.graph import Graph
@@ -146,6 +147,10 @@ def _pulled(node: n.Node, operands: Sequence[np.ndarray], gradient: np.ndarray) 
         case n.Pad():
             inside = (slice(low, low + size) for (low, _), size in zip(node.padding, x.shape[1:], strict=True))
             return (gradient[(slice(None), *inside)],)
+        case n.Dilate():
+            return (gradient[(slice(None), *(slice(None, None, factor) for factor in node.factors))],)
+        case n.Resample():
+            return (along(node.matrix.astype(np.float32).T, gradient, node.axis + 1),)
         case n.Reshape():
             return (gradient.reshape(x.shape),)
         case n.Transpose():

@@ -89,6 +89,13 @@ def norms_of(vectors: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(found), np.inf, found)
 
 
+def matrix_sums(matrix: np.ndarray) -> tuple[float, float]:
+    """Bounds on the largest sum of magnitudes of a row and of a column: `|M|_inf` and `|M|_1`, rounded up."""
+    size = np.abs(np.asarray(matrix, np.float64))
+    rows, columns = (up(size.sum(axis).max() * (1 + gamma(size.shape[axis]))) for axis in (1, 0))
+    return float(rows), float(columns)
+
+
 def scaled_to_one(array: np.ndarray, axis: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """`(scaled, exponent)` with `array = scaled * 2^exponent` and the largest magnitude in [1/2, 1).
 

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from slth_compile.checker.arithmetic import UNIT, Interval, up
+from slth_compile.checker.arithmetic import UNIT, Interval, gamma, up
 from slth_compile.checker.graph import Node
 from slth_compile.checker.matrices import Matrix, PairLayer
 from slth_compile.checker.pooling import window_counts
@@ -204,13 +204,18 @@ def _squared_stretch(node: Node, shape: tuple[int, ...]) -> np.ndarray:
     """The square of how many times longer than its operand the output of an operation can be."""
     fields = node.fields
     match node.op:
-        case "relu" | "leaky_relu" | "maximum" | "slice" | "pad" | "reshape" | "transpose":
+        case "relu" | "leaky_relu" | "maximum" | "slice" | "pad" | "dilate" | "reshape" | "transpose":
             return np.array(1.0)
         case "max_pool" | "average_pool":
             axes = zip(shape[:-1], fields["window"], fields["stride"], fields["padding"], strict=True)
             reads = np.array(float(math.prod(most_reads(*axis) for axis in axes)))
             # A mean of k elements has a square of at most 1/k of the sum of theirs.
             return reads if node.op == "max_pool" else up(reads / window_counts(fields, shape).min())
+        case "resample":
+            # The square of a matrix's norm is at most the product of its largest sums of a row and of a column.
+            size = np.abs(node.arrays["matrix"])
+            rows, columns = (up(size.sum(axis=axis).max() * (1 + gamma(size.shape[axis]))) for axis in (1, 0))
+            return up(rows * columns)
         case "mean":
             return up(np.array(1.0 / math.prod(shape[axis] for axis in fields["axes"])))
     raise VerificationError("target", f"no Euclidean bound is known for the operation '{node.op}'")

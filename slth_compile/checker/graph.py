@@ -114,6 +114,8 @@ _OPERATIONS: dict[str, _Operation] = {
     "concatenate": _Operation({"axis": _axis}, operands=None),
     "slice": _Operation({"start": _axes, "limit": _sizes, "stride": _sizes}),
     "pad": _Operation({"padding": _pairs}),
+    "dilate": _Operation({"factors": _sizes}),
+    "resample": _Operation({"axis": _axis}, required=frozenset({"matrix"})),
     "reshape": _Operation({"shape": _sizes}),
     "transpose": _Operation({"permutation": _axes}),
     "softmax": _Operation({"axis": _axis}),
@@ -185,6 +187,8 @@ def _parse_node(
     for field, array in arrays.items():
         if not np.isfinite(array).all():
             raise VerificationError("weights", f"the parameter '{names[field]}' of the target holds NaN or infinity")
+    if op == "resample" and _has_subnormals(arrays["matrix"]):
+        raise VerificationError("weights", f"the matrix '{names['matrix']}' holds numbers below 2^-1022")
     return Node(op, inputs, fields, arrays, shape), tuple(names.values())
 
 
@@ -193,6 +197,12 @@ def _check_fields(op: str, fields: Mapping[str, Any], what: str) -> None:
         raise VerificationError("target", f"{what} has the slope {fields['slope']}, expected 0 to 1")
     if op == "clip" and (not fields or fields.get("low", -np.inf) > fields.get("high", np.inf)):
         raise VerificationError("target", f"{what} clips to {dict(fields)}, expected low <= high, or one of them")
+
+
+def _has_subnormals(array: np.ndarray) -> bool:
+    """Whether some entries may be read as zero."""
+    size = np.abs(array)
+    return bool(((size > 0) & (size < 2.0**-1022)).any())
 
 
 def _check_parameter(entry: Any, name: str, tensors: Mapping[str, Tensor]) -> None:

@@ -18,7 +18,7 @@ from slth_compile.checker.arithmetic import TINY, Interval, down, gamma, up
 from slth_compile.checker.graph import Node
 from slth_compile.checker.halves import Halves
 from slth_compile.checker.matrices import Ball
-from slth_compile.checker.operations import State
+from slth_compile.checker.operations import State, along
 from slth_compile.checker.products import products
 from slth_compile.errors import VerificationError
 
@@ -105,7 +105,11 @@ def unweighted_noise(node: Node, operands: Sequence[State], image: State, reader
             axes = tuple(axis + 1 for axis in node.fields["axes"])
             terms = math.prod(x.shape[axis] for axis in axes)
             x, d = (v.sum(axis=axes) / terms * (1 + gamma(terms + 8)) + TINY for v in (x, d))
-        case "slice" | "pad" | "reshape" | "transpose" | "take" | "concatenate":
+        case "resample":
+            matrix, axis = np.abs(node.arrays["matrix"]), node.fields["axis"] + 1
+            terms = max(matrix.shape)
+            x, d = (along(matrix, v, axis) * (1 + gamma(terms + 8)) + TINY for v in (x, d))
+        case "slice" | "pad" | "dilate" | "reshape" | "transpose" | "take" | "concatenate":
             # Elements moved; those that are read several times meet a rounding each time.
             indices = node.fields.get("indices", ())
             terms = math.prod(int(np.unique(own, return_counts=True)[1].max()) for own in indices)

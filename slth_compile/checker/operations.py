@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from slth_compile.checker import activations, kinked, pooling, smooth
-from slth_compile.checker.arithmetic import Interval, down, up
+from slth_compile.checker.arithmetic import TINY, Interval, down, from_centre, gamma, to_centre, up
 from slth_compile.checker.graph import Node
 from slth_compile.errors import VerificationError
 
@@ -107,6 +107,10 @@ def _linear(node: Node, x: Interval, shift: bool) -> Interval:
             return Interval(*(array[where] for array in x))
         case "pad":
             return Interval(*(np.pad(array, ((0, 0), *fields["padding"])) for array in x))
+        case "dilate":
+            return Interval(*(_dilated(array, (1, *fields["factors"])) for array in x))
+        case "resample":
+            return _resampled(x, fields["axis"] + 1, node.arrays["matrix"])
         case "reshape":
             return Interval(*(array.reshape(len(array), *fields["shape"]) for array in x))
         case "transpose":
@@ -120,6 +124,25 @@ def _affine(x: Interval, scale: np.ndarray | None, shift: np.ndarray | None) -> 
         ends = x.lower * scale, x.upper * scale
         x = Interval(down(np.minimum(*ends)), up(np.maximum(*ends)))
     return x if shift is None else Interval(down(x.lower + shift), up(x.upper + shift))
+
+
+def _dilated(array: np.ndarray, factors: tuple[int, ...]) -> np.ndarray:
+    found = np.zeros(tuple((size - 1) * factor + 1 for size, factor in zip(array.shape, factors, strict=True)))
+    found[tuple(slice(None, None, factor) for factor in factors)] = array
+    return found
+
+
+def along(matrix: np.ndarray, array: np.ndarray, axis: int) -> np.ndarray:
+    """The product of a matrix with an array along one of its axes; no term of a sum meets more than its length."""
+    return np.moveaxis(np.tensordot(matrix, array, (1, axis)), 0, axis)
+
+
+def _resampled(x: Interval, axis: int, matrix: np.ndarray) -> Interval:
+    """`M (c +- r) = M c +- |M| r`, and what the sums round: `gamma |M| |c|`, and as much of the radius."""
+    centre, radius = to_centre(x)
+    noise = gamma(matrix.shape[1] + 8)
+    reach = along(np.abs(matrix), radius + 3 * noise * (np.abs(centre) + radius), axis)
+    return from_centre(along(matrix, centre, axis), reach * (1 + 2 * noise) + TINY)
 
 
 def _batched(axes: tuple[int, ...]) -> tuple[int, ...]:

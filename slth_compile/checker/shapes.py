@@ -83,6 +83,15 @@ def _shape(op: str, fields: Mapping[str, Any], arrays: Mapping[str, Shape], inpu
         case "pad":
             _require(len(fields["padding"]) == len(first), op, f"{len(fields['padding'])} axes on {first}")
             return tuple(n + sum(p) for n, p in zip(first, fields["padding"], strict=True))
+        case "dilate":
+            factors = fields["factors"]
+            _require(len(factors) == len(first), op, f"{len(factors)} factors on {first}")
+            return tuple((n - 1) * factor + 1 for n, factor in zip(first, factors, strict=True))
+        case "resample":
+            axis, matrix = fields["axis"], arrays["matrix"]
+            fits = len(matrix) == 2 and axis < len(first) and matrix[1] == first[axis]
+            _require(fits, op, f"the matrix {matrix} on axis {axis} of {first}")
+            return (*first[:axis], matrix[0], *first[axis + 1 :])
         case "transpose":
             order = fields["permutation"]
             _require(sorted(order) == list(range(len(first))), op, f"permutation {order} of {first}")

@@ -6,7 +6,7 @@ from slth_compile.checker.fold import Folded
 from slth_compile.checker.graph import Node
 
 _PRESERVING = set(
-    "leaky_relu max_pool average_pool mean maximum slice pad reshape transpose concatenate add".split()  # noqa: SIM905
+    "leaky_relu max_pool average_pool mean maximum slice pad dilate reshape transpose concatenate add".split()  # noqa: SIM905
     + "multiply tanh hard_swish silu gelu".split()  # noqa: SIM905
 )
 
@@ -32,6 +32,8 @@ def _is_nonnegative(node: Node, operands: bool, domain_is_nonnegative: bool) -> 
         return node.fields.get("low", -1.0) >= 0 or (operands and node.fields.get("high", 0.0) >= 0)
     if node.op == "prelu":
         return operands or bool((node.arrays["slopes"] <= 0).all())
+    if node.op == "resample":
+        return operands and bool((node.arrays["matrix"] >= 0).all())
     if node.op == "affine":
         return operands and all(bool((array >= 0).all()) for array in node.arrays.values())
     return node.op in _PRESERVING and operands

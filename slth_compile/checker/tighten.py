@@ -27,7 +27,7 @@ _BUDGET = 1 << 22  # numbers of one array of a pass
 _ROWS = 64  # of a pass; they read neighbouring elements, which keeps boxes small
 _TILE = 4  # neighbours along an axis
 
-_MOVES = ("affine", "average_pool", "mean", "slice", "pad", "reshape", "transpose", "take")
+_MOVES = ("affine", "average_pool", "mean", "slice", "pad", "dilate", "reshape", "transpose", "take")
 _SOFTMAXES = ("softmax", "log_softmax")
 
 Map = Callable[..., Iterable[np.ndarray]]

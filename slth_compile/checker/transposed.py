@@ -11,6 +11,7 @@ import numpy as np
 from slth_compile.checker.fold import Layer
 from slth_compile.checker.forms import Box, crop, full, spread
 from slth_compile.checker.graph import Node
+from slth_compile.checker.operations import along
 from slth_compile.checker.pooling import window_counts
 from slth_compile.errors import VerificationError
 
@@ -95,6 +96,12 @@ def transposed(node: Node, shapes: Sequence[Shape], box: Box, a: np.ndarray) -> 
         case "pad":
             low = [first - before for (first, _), (before, _) in zip(box, node.fields["padding"], strict=True)]
             return [_inside(low, a, shape)]
+        case "dilate":
+            return [_thinned(node.fields["factors"], box, a)]
+        case "resample":
+            matrix, axis = node.arrays["matrix"], node.fields["axis"]
+            rows = matrix[slice(*box[axis])]
+            return [((*box[:axis], (0, matrix.shape[1]), *box[axis + 1 :]), along(rows.T, a, axis))]
         case "slice" | "take":
             return [_scattered(_indices(node), box, a)]
         case "average_pool":
@@ -138,6 +145,18 @@ def _scattered(indices: Sequence[np.ndarray], box: Box, a: np.ndarray) -> tuple[
             spaced[(*before, read - low)] += a[(*before, place)]
         a = spaced
     return tuple(found), a
+
+
+def _thinned(factors: Sequence[int], box: Box, a: np.ndarray) -> tuple[Box, np.ndarray]:
+    """Coefficients at the elements that zeros were put between; those of the zeros are dropped."""
+    into, reads = [], []
+    for factor, (start, stop) in zip(factors, box, strict=True):
+        first, last = -(-start // factor), (stop - 1) // factor
+        if last < first:  # zeros alone
+            return tuple((0, 1) for _ in box), np.zeros((*(1 for _ in box), a.shape[-1]))
+        into.append((first, last + 1))
+        reads.append(slice(first * factor - start, None, factor))
+    return tuple(into), a[tuple(reads)]
 
 
 def _concatenated(axis: int, shapes: Sequence[Shape], box: Box, a: np.ndarray) -> list[tuple[Box, np.ndarray]]:

@@ -160,7 +160,7 @@ def inspect(
     for i, (node, own) in enumerate(zip(graph.nodes, graph.shapes, strict=True)):
         from slth_compile.graph.nodes import OPERATION_NAMES, parameters
 
-        count = sum(array.size for array in parameters(node).values())
+        count = sum(array.size for field, array in parameters(node).items() if field != "matrix")
         reads = ", ".join(str(j) for j in node.inputs)
         table.add_row(str(i), OPERATION_NAMES[type(node)], node.name, reads, str(own), f"{count:,}" if count else "")
     output.print(table)

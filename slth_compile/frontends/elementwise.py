@@ -11,6 +11,7 @@ import numpy as np
 
 from slth_compile.frontends.constants import Constant, from_array, is_zero, scalar
 from slth_compile.frontends.draft import BATCH, Activation, Draft, Elementwise, Pairwise, Select, Value
+from slth_compile.frontends.resampling import repeated
 from slth_compile.graph import nodes as n
 
 _FLIPPED = {"ge": "le", "gt": "lt", "le": "ge", "lt": "gt", "sub": "rsub"}
@@ -123,6 +124,8 @@ def select(draft: Draft, equation: Any, operands: Sequence[Value]) -> Value:
 def _with_constant(draft: Draft, name: str, x: Activation, constant: Constant, shape: tuple[int, ...]) -> Activation:
     if constant.random:
         return draft.unknown(name, (x, constant), shape, RANDOM)
+    if draft.shape(x) != shape and _grows(draft, x, shape):
+        x = repeated(draft, x, shape)
     if draft.shape(x) != shape:
         return draft.unknown(
             name, (x, constant), shape, f"an activation of shape {draft.shape(x)} broadcast to {shape}"
@@ -138,6 +141,13 @@ def _with_constant(draft: Draft, name: str, x: Activation, constant: Constant, s
         return x
     node = Elementwise(inputs=(x.entry,), operation=name, constant=constant, layout=x.layout)
     return Activation(draft.add(node, draft.entries[x.entry].shape, constant.leaves), x.layout)
+
+
+def _grows(draft: Draft, x: Activation, shape: tuple[int, ...]) -> bool:
+    """Whether only axes of the sample are to be repeated."""
+    sizes = draft.shape(x)
+    grown = [axis for axis, size in enumerate(shape) if len(sizes) == len(shape) and sizes[axis] != size]
+    return bool(grown) and BATCH in x.layout and all(x.layout[axis] != BATCH for axis in grown)
 
 
 def _clipped(draft: Draft, name: str, x: Activation, constant: Constant, shape: tuple[int, ...]) -> Activation:

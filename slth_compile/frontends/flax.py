@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+import numpy as np
 from flax import linen, nnx
 
 from slth_compile.errors import InputError
@@ -16,8 +18,9 @@ def import_model(model: Any, input_shape: Sequence[int] | None = None, *, batch_
     """The graph of a model, in inference.
 
     Args:
-        model: An `nnx.Module`, a bound linen module (`module.bind(variables)`), any JAX callable of one array, whose
-            closed-over arrays are its parameters, or a `Graph`, which is returned as it is.
+        model: An `nnx.Module`, a bound linen module (`module.bind(variables)`), any JAX callable of one array, or a
+            `Graph`, which is returned as it is. The parameters of a callable are its leaves where it is a pytree, as
+            equinox modules are, else the arrays it closes over.
         input_shape: Shape of one sample; needed for everything but a `Graph`.
         batch_axis: 0 where the model takes a leading batch axis, None where it takes none.
 
@@ -45,7 +48,7 @@ def import_model(model: Any, input_shape: Sequence[int] | None = None, *, batch_
         return _trace_linen(model, input_shape, batch_axis)
     if isinstance(model, nnx.Module):
         return _trace_nnx(model, input_shape, batch_axis)
-    return trace(lambda _, x: model(x), (), input_shape, batch_axis=batch_axis)
+    return _trace_callable(model, input_shape, batch_axis)
 
 
 def _trace_linen(model: linen.Module, input_shape: Sequence[int], batch_axis: int | None) -> Graph:
@@ -70,3 +73,21 @@ def _trace_nnx(model: nnx.Module, input_shape: Sequence[int], batch_axis: int | 
         return nnx.merge(definition, state)(x)
 
     return trace(apply, state, input_shape, batch_axis=batch_axis)
+
+
+def _trace_callable(model: Any, input_shape: Sequence[int], batch_axis: int | None) -> Graph:
+    """A function; arrays of one that is a pytree, as equinox modules and `jax.tree_util.Partial` are, have names."""
+    leaves, structure = jax.tree.flatten(model)
+    places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array | np.ndarray)]
+    paths = jax.tree_util.tree_flatten_with_path(model)[0]
+    names = [jax.tree_util.keystr(paths[i][0], simple=True, separator="/") for i in places]
+    if not names or len(set(names)) < len(names):
+        return trace(lambda _, x: model(x), (), input_shape, batch_axis=batch_axis)
+
+    def apply(arrays: Any, x: Any) -> Any:
+        whole = list(leaves)
+        for i, array in zip(places, arrays, strict=True):
+            whole[i] = array
+        return jax.tree.unflatten(structure, whole)(x)
+
+    return trace(apply, [leaves[i] for i in places], input_shape, batch_axis=batch_axis, names=names)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from slth_compile.frontends import elementwise, reductions, shaping, weighted
+from slth_compile.frontends import elementwise, loops, reductions, resampling, shaping, weighted
 from slth_compile.frontends.constants import Constant, from_array, from_equation
-from slth_compile.frontends.draft import Draft, Value
+from slth_compile.frontends.draft import Activation, Draft, Value
 from slth_compile.frontends.sites import Site, called_function, site_of
 
 _CALLS = {
@@ -36,6 +36,7 @@ _RULES = {
     "dot_general": weighted.product,
     "dynamic_slice": shaping.dynamic_slice,
     "expand_dims": shaping.broadcast,
+    "gather": resampling.gather,
     "ge": elementwise.binary,
     "gt": elementwise.binary,
     "integer_pow": elementwise.power,
@@ -56,6 +57,7 @@ _RULES = {
     "reduce_window_max": reductions.window,
     "reduce_window_sum": reductions.window,
     "reshape": shaping.reshape,
+    "rev": resampling.reverse,
     "select_n": elementwise.select,
     "sharding_constraint": elementwise.identity,
     "slice": shaping.slices,
@@ -66,6 +68,7 @@ _RULES = {
     "stop_gradient": elementwise.identity,
     "sub": elementwise.binary,
     "tanh": elementwise.hyperbolic_tangent,
+    "tile": resampling.tile,
     "transpose": shaping.transpose,
 }
 
@@ -117,6 +120,17 @@ class _Walk:
             stack = str(equation.source_info.name_stack)
             hidden = site if outer is not None or library else None
             return self.run(jaxpr, consts, operands, hidden, (*scopes, stack) if stack else scopes)
+        if name == "scan" and any(isinstance(operand, Activation) for operand in operands):
+            self.draft.site = site_of(equation, outer, scopes)
+            stack = str(equation.source_info.name_stack)
+            inside = (*scopes, stack) if stack else scopes
+            body = params["jaxpr"]
+            return loops.scan(
+                self.draft,
+                equation,
+                operands,
+                lambda values: self.run(body.jaxpr, body.consts, values, outer, inside),
+            )
         constants = [operand for operand in operands if isinstance(operand, Constant)]
         if len(constants) == len(operands):
             return list(from_equation(equation, constants))

@@ -11,10 +11,16 @@ from slth_compile.frontends.sites import Site
 from slth_compile.graph import nodes as n
 
 _HINTS = {
-    "scan": "a loop over activations (nn.scan, lax.scan); unroll it in Python",
     "while": "a loop over activations (lax.while_loop, fori_loop); unroll it in Python",
     "cond": "a branch that depends on the input (lax.cond, lax.switch)",
 }
+_FUNCTIONS = {
+    **dict.fromkeys(("elu", "celu", "selu"), "an exponential linear unit; use leaky_relu, silu or gelu"),
+    **dict.fromkeys(("softplus", "squareplus", "sparse_plus"), "a softened relu; use relu, silu or gelu"),
+    **dict.fromkeys(("mish", "log_sigmoid", "soft_sign"), "no node computes it; use tanh, sigmoid, silu or gelu"),
+    "hard_tanh": "write it as jnp.clip(x, -1, 1)",
+}
+"""What to do about functions of the libraries, by their names."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -26,7 +32,8 @@ class _Problem:
     def __str__(self) -> str:
         primitives = [name for name in self.operations if name != self.site.operation]
         made_of = f" [{', '.join(primitives)}]" if primitives else ""
-        reasons = f": {'; '.join(self.reasons)}" if self.reasons else ""
+        hint = _FUNCTIONS.get(self.site.operation)
+        reasons = f": {hint or '; '.join(self.reasons)}" if hint or self.reasons else ""
         return f"{self.site.operation or 'operation'}{made_of} at {self.site}{reasons}"
 
 

@@ -10,7 +10,18 @@ import numpy as np
 
 from slth_compile.frontends import activations, normalisation, patterns
 from slth_compile.frontends.channels import add_affine
-from slth_compile.frontends.draft import Draft, Elementwise, Entry, Pairwise, Select, Sum, Unknown, WindowSum
+from slth_compile.frontends.draft import (
+    Activation,
+    Draft,
+    Elementwise,
+    Entry,
+    Pairwise,
+    Select,
+    Sum,
+    Unknown,
+    WindowSum,
+)
+from slth_compile.frontends.resampling import repeated
 from slth_compile.graph import nodes as n
 
 _MATCHERS = (
@@ -32,8 +43,6 @@ _PAIRWISE = {
     "div": "a quotient of two activations",
     "max": "a maximum of two activations",
     "min": "a minimum of two activations",
-    "add": "a sum of two activations, one broadcast",
-    "sub": "a difference of two activations, one broadcast",
 }
 
 
@@ -97,9 +106,13 @@ def _add(target: Draft, entry: Entry, match: patterns.Match | None, place: dict[
             return _scaled(target, pool, math.prod(node.window))
         case Pairwise() if node.operation == "mul":
             return _product(target, inputs, node.axes)
+        case Pairwise() if node.operation in ("add", "sub"):
+            return _broadcast_sum(target, inputs, node.axes, node.operation == "sub")
         case Pairwise():
             reason = _PAIRWISE.get(node.operation, "an operation on two activations")
             node = Unknown(inputs=inputs, operation=node.operation, reason=reason)
+        case Unknown() if node.operation == "abs" and not node.reason:
+            return target.add(n.Prelu(inputs=inputs, slopes=np.asarray(-1, np.float32)))
         case Select():
             node = Unknown(inputs=inputs, operation="select_n", reason="a choice that depends on the input")
     shape = entry.shape if isinstance(node, Unknown | n.Input) else None
@@ -108,13 +121,26 @@ def _add(target: Draft, entry: Entry, match: patterns.Match | None, place: dict[
 
 def _product(target: Draft, inputs: tuple[int, ...], axes: tuple[int, ...]) -> int:
     """A product of two entries; the axes of the second are axes `axes` of the first, the others get size one."""
+    return target.add(n.Multiply(inputs=(inputs[0], _of_one_rank(target, inputs, axes))))
+
+
+def _broadcast_sum(target: Draft, inputs: tuple[int, ...], axes: tuple[int, ...], minus: bool) -> int:
+    """`a + b` or `a - b`, the second repeated along the axes that it lacks."""
+    second = _of_one_rank(target, inputs, axes)
+    if minus:
+        second = target.add(n.Affine(inputs=(second,), scale=np.asarray(-1, np.float32)))
+    shape = target.entries[inputs[0]].shape
+    whole = Activation(second, tuple(range(len(shape))))
+    return target.add(n.Add(inputs=(inputs[0], repeated(target, whole, shape).entry)))
+
+
+def _of_one_rank(target: Draft, inputs: tuple[int, ...], axes: tuple[int, ...]) -> int:
+    """The second entry with its axes in the order of the first one's, axes of size one where it has none."""
     first, second = inputs
-    order = tuple(int(i) for i in np.argsort(axes))
-    second = target.add(n.Transpose(inputs=(second,), permutation=order))
-    sizes = dict(zip(axes, target.entries[inputs[1]].shape, strict=True))
+    sizes = dict(zip(axes, target.entries[second].shape, strict=True))
+    second = target.add(n.Transpose(inputs=(second,), permutation=tuple(int(i) for i in np.argsort(axes))))
     shape = tuple(sizes.get(axis, 1) for axis in range(len(target.entries[first].shape)))
-    second = target.add(n.Reshape(inputs=(second,), shape=shape))
-    return target.add(n.Multiply(inputs=(first, second)))
+    return target.add(n.Reshape(inputs=(second,), shape=shape))
 
 
 def _scaled(target: Draft, node: n.Node, count: int) -> int:

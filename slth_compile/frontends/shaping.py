@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from slth_compile.frontends import resampling
 from slth_compile.frontends.constants import Constant, is_zero
 from slth_compile.frontends.draft import BATCH, UNIT, Activation, Draft, Layout, Value
 from slth_compile.frontends.reductions import TRAIN_MODE
@@ -51,15 +52,17 @@ def squeeze(draft: Draft, equation: Any, operands: Sequence[Value]) -> Activatio
 
 
 def broadcast(draft: Draft, equation: Any, operands: Sequence[Value]) -> Activation:
-    """`broadcast_in_dim` where it only adds axes of size one."""
+    """`broadcast_in_dim` of anything but the batch: axes of size one added, axes of size one repeated."""
     x = _activation(operands[0])
     shape = tuple(int(size) for size in equation.params["shape"])
     places = dict(zip(equation.params["broadcast_dimensions"], x.layout, strict=True))
     grown = [axis for axis, size in enumerate(shape) if size != 1 and axis not in places]
     old = draft.shape(x)
-    if grown or any(shape[axis] != old[i] for i, axis in enumerate(equation.params["broadcast_dimensions"])):
+    grown += [axis for i, axis in enumerate(equation.params["broadcast_dimensions"]) if shape[axis] != old[i]]
+    if grown and (BATCH not in x.layout or any(places.get(axis) == BATCH for axis in grown)):
         return draft.unknown("broadcast_in_dim", operands, shape, f"an activation of shape {old} broadcast to {shape}")
-    return Activation(x.entry, tuple(places.get(axis, UNIT) for axis in range(len(shape))))
+    thin = Activation(x.entry, tuple(places.get(axis, UNIT) for axis in range(len(shape))))
+    return resampling.repeated(draft, thin, shape)
 
 
 def slices(draft: Draft, equation: Any, operands: Sequence[Value]) -> Activation:
@@ -94,26 +97,56 @@ def split(draft: Draft, equation: Any, operands: Sequence[Value]) -> list[Value]
 
 
 def pad(draft: Draft, equation: Any, operands: Sequence[Value]) -> Activation:
-    """Zero padding."""
+    """Zeros around and between elements; a negative width cuts elements off."""
     shape = tuple(equation.outvars[0].aval.shape)
     x, filling = operands
     config = [tuple(int(v) for v in triple) for triple in equation.params["padding_config"]]
     reason = ""
     if not isinstance(x, Activation) or not isinstance(filling, Constant) or not is_zero(filling):
         reason = "padding with anything but zeros"
-    elif any(low < 0 or high < 0 or inner for low, high, inner in config):
-        reason = f"negative or interior padding {tuple(config)}"
     elif any(place == BATCH and any(triple) for place, triple in zip(x.layout, config, strict=True)):
         reason = "padding of the batch axis"
     if reason:
         return draft.unknown("pad", operands, shape, reason)
-    return _pad(draft, _activation(x), [(low, high) for low, high, _ in config])
+    pairs = [(low, high) for low, high, _ in config]
+    found = stretched(draft, _activation(x), [inner + 1 for _, _, inner in config], pairs)
+    return found or draft.unknown("pad", operands, shape, f"negative padding {tuple(config)} that leaves nothing")
+
+
+def stretched(
+    draft: Draft, x: Activation, factors: Sequence[int], padding: Sequence[tuple[int, int]]
+) -> Activation | None:
+    """Zeros between neighbours, then elements cut off where the padding is negative, then zeros around.
+
+    Args:
+        draft: Where it goes.
+        x: The activation.
+        factors: For every axis, how far neighbours come to lie apart; 1 for the batch.
+        padding: For every axis, (low, high); zeros for the batch.
+
+    Returns:
+        The result; None where nothing is left of an axis.
+    """
+    if any(factor > 1 and size > 1 for factor, size in zip(factors, draft.shape(x), strict=True)):
+        own = [1] * len(draft.entries[x.entry].shape)
+        for place, factor in zip(x.layout, factors, strict=True):
+            if place >= 0:
+                own[place] = factor
+        x = Activation(draft.add(n.Dilate(inputs=(x.entry,), factors=tuple(own))), x.layout)
+    sizes = draft.shape(x)
+    starts = [max(0, -low) for low, _ in padding]
+    limits = [size - max(0, -high) for size, (_, high) in zip(sizes, padding, strict=True)]
+    if any(start >= limit for start, limit in zip(starts, limits, strict=True)):
+        return None
+    x = _slice(draft, [x], starts, limits, (1,) * len(sizes))
+    return _pad(draft, x, [(max(0, low), max(0, high)) for low, high in padding])
 
 
 def concatenate(draft: Draft, equation: Any, operands: Sequence[Value]) -> Activation:
     """Activations side by side; constant zeros at the ends become padding."""
     shape = tuple(equation.outvars[0].aval.shape)
     axis = equation.params["dimension"]
+    operands = [x for x in operands if _shape_of(draft, x)[axis] > 0]
     if any(isinstance(x, Constant) and (x.random or not is_zero(x)) for x in operands):
         return draft.unknown("concatenate", operands, shape, "a concatenation with a constant that is not zero")
     inner = [i for i, x in enumerate(operands) if isinstance(x, Activation)]
@@ -124,7 +157,7 @@ def concatenate(draft: Draft, equation: Any, operands: Sequence[Value]) -> Activ
     if first.layout[axis] == UNIT or any(part.layout != first.layout for part in parts):
         parts = [draft.canonical(part) for part in parts]
         first = parts[0]
-    if BATCH in (place for part in parts for place in (part.layout[axis],)):
+    if len(parts) > 1 and any(part.layout[axis] == BATCH for part in parts):
         return draft.unknown("concatenate", operands, shape, "a concatenation along the batch axis")
     if any(part.layout != first.layout for part in parts):
         return draft.unknown("concatenate", operands, shape, "an activation that has lost its batch axis")
@@ -144,12 +177,25 @@ def stack(draft: Draft, equation: Any, operands: Sequence[Value]) -> Activation:
     shape, axis = tuple(equation.outvars[0].aval.shape), equation.params["axis"]
     if not all(isinstance(x, Activation) for x in operands):
         return draft.unknown("stack", operands, shape, "a stack with a constant")
+    return stacked(draft, operands, shape, axis)
+
+
+def stacked(draft: Draft, operands: Sequence[Value], shape: tuple[int, ...], axis: int) -> Activation:
+    """Activations along a new axis, of the given shape."""
     parts = [Activation(x.entry, (*x.layout[:axis], UNIT, *x.layout[axis:])) for x in map(_activation, operands)]
     parts = [draft.canonical(part) for part in parts]
     if any(part.layout != parts[0].layout for part in parts):
         return draft.unknown("stack", operands, shape, "an activation that has lost its batch axis")
     node = n.Concatenate(inputs=tuple(part.entry for part in parts), axis=parts[0].layout[axis])
     return Activation(draft.add(node), parts[0].layout)
+
+
+def row(draft: Draft, x: Activation, i: int) -> Activation:
+    """The elements at place `i` of the first axis, which is no batch axis and gone then."""
+    sizes = draft.shape(x)
+    cut = _slice(draft, [x], [i, *(0 for _ in sizes[1:])], [i + 1, *sizes[1:]], (1,) * len(sizes))
+    cut = draft.squeezed(cut) if cut.layout[0] >= 0 else cut
+    return Activation(cut.entry, cut.layout[1:])
 
 
 def _slice(
@@ -197,6 +243,10 @@ def _batch_position(old: tuple[int, ...], new: tuple[int, ...], batch: int) -> i
     before = math.prod(old[:batch])
     found = [i for i, size in enumerate(new) if size == old[batch] and math.prod(new[:i]) == before]
     return found[0] if found else None
+
+
+def _shape_of(draft: Draft, x: Value) -> tuple[int, ...]:
+    return draft.shape(x) if isinstance(x, Activation) else x.shape
 
 
 def _activation(x: Value) -> Activation:

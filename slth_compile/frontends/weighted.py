@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from slth_compile.frontends import resampling
 from slth_compile.frontends.constants import Constant
 from slth_compile.frontends.draft import BATCH, UNIT, Activation, Draft, Layout, Value
+from slth_compile.frontends.shaping import stretched
 from slth_compile.graph import nodes as n
 
 
@@ -26,13 +28,25 @@ def convolution(draft: Draft, equation: Any, operands: Sequence[Value]) -> Activ
     if x.layout[batch] >= 0:
         x = draft.squeezed(x)
     entry = draft.arrange(x, [*spatial, channel])
+    padding = [(int(low), int(high)) for low, high in params["padding"]]
+    if any(d != 1 for d in params["lhs_dilation"]) or min(map(min, padding), default=0) < 0:
+        # a transposed convolution: zeros between neighbours, what negative padding cuts off, then a convolution
+        rank = len(draft.entries[entry].shape)
+        cut = [(min(low, 0), min(high, 0)) for low, high in padding]
+        found = stretched(
+            draft, Activation(entry, tuple(range(rank))), [*map(int, params["lhs_dilation"]), 1], [*cut, (0, 0)]
+        )
+        if found is None:
+            reason = f"negative padding {tuple(padding)} that leaves nothing"
+            return draft.unknown("conv_general_dilated", operands, shape, reason)
+        entry, padding = found.entry, [(max(low, 0), max(high, 0)) for low, high in padding]
     out_channel, in_channel, *taps = numbers.rhs_spec
     node = n.Convolution(
         inputs=(entry,),
         name=layer_name(kernel, draft),
         kernel=np.transpose(kernel.value, (*taps, in_channel, out_channel)),
         stride=tuple(int(s) for s in params["window_strides"]),
-        padding=tuple((int(low), int(high)) for low, high in params["padding"]),
+        padding=tuple(padding),
         dilation=tuple(int(d) for d in params["rhs_dilation"]),
         groups=int(params["feature_group_count"]),
     )
@@ -45,12 +59,13 @@ def convolution(draft: Draft, equation: Any, operands: Sequence[Value]) -> Activ
 
 
 def product(draft: Draft, equation: Any, operands: Sequence[Value]) -> Activation:
-    """`dot_general` of an activation with a parameter, contracted on any axes."""
+    """`dot_general` of an activation with a parameter, contracted on any axes; with another constant, a resampling."""
     params, shape = equation.params, tuple(equation.outvars[0].aval.shape)
     contracted, batched = params["dimension_numbers"]
     position = next(i for i, operand in enumerate(operands) if isinstance(operand, Activation))
     x, kernel = operands[position], operands[1 - position]
-    reason = _weights_reason(x, kernel, "product")
+    fixed = isinstance(kernel, Constant) and not kernel.leaves and not kernel.random
+    reason = "" if fixed else _weights_reason(x, kernel, "product")
     if not reason and batched[0]:
         reason = "a product with batch dimensions has another kernel at every position: not a dense layer"
     assert isinstance(x, Activation)
@@ -60,6 +75,8 @@ def product(draft: Draft, equation: Any, operands: Sequence[Value]) -> Activatio
     if reason:
         return draft.unknown("dot_general", operands, shape, reason)
     assert isinstance(kernel, Constant)
+    if fixed:
+        return _resampled(draft, x, kernel, axes, kernel_axes, position == 0)
     free = [axis for axis in range(len(x.layout)) if axis not in axes]
     kept = [axis for axis in free if x.layout[axis] >= 0]
     entry = draft.arrange(x, [*kept, *axes])
@@ -73,6 +90,16 @@ def product(draft: Draft, equation: Any, operands: Sequence[Value]) -> Activatio
     entry = draft.add(n.Reshape(inputs=(dense,), shape=(*sizes, *outer_sizes)))
     layout = _product_layout(x, free, len(outer), position == 0)
     return Activation(entry, layout)
+
+
+def _resampled(
+    draft: Draft, x: Activation, kernel: Constant, axes: Sequence[int], kernel_axes: Sequence[int], first: bool
+) -> Activation:
+    """A product with a constant that is no parameter, its axes as `dot_general` orders them."""
+    found, own = resampling.product(draft, x, kernel, axes, kernel_axes)
+    outer = [found.layout[axis] for axis in own]
+    rest = [place for axis, place in enumerate(found.layout) if axis not in own]
+    return Activation(found.entry, tuple([*rest, *outer] if first else [*outer, *rest]))
 
 
 def layer_name(kernel: Constant, draft: Draft) -> str:
@@ -107,12 +134,8 @@ def _weights_reason(x: Value, kernel: Value, what: str) -> str:
 def _convolution_reason(draft: Draft, params: dict[str, Any], x: Value) -> str:
     assert isinstance(x, Activation)
     batch, channel, *spatial = params["dimension_numbers"].lhs_spec
-    if any(d != 1 for d in params["lhs_dilation"]):
-        return f"lhs_dilation={tuple(params['lhs_dilation'])} makes it a transposed convolution"
     if params["batch_group_count"] != 1:
         return f"batch_group_count={params['batch_group_count']} mixes samples"
-    if any(p < 0 for pair in params["padding"] for p in pair):
-        return f"negative padding {tuple(params['padding'])}; slice the input instead"
     if len(spatial) > 3:
         return f"{len(spatial)} spatial axes; up to three are supported"
     if any(x.layout[axis] == BATCH for axis in (channel, *spatial)):

@@ -59,6 +59,8 @@ def nonnegative_nodes(graph: Graph, input_nonnegative: bool) -> tuple[bool, ...]
             case n.Affine():
                 arrays = [a for a in (node.scale, node.shift) if a is not None]
                 flags.append(inputs and all(bool(np.all(a >= 0)) for a in arrays))
+            case n.Resample():
+                flags.append(inputs and bool(np.all(node.matrix >= 0)))
             case _:
                 flags.append(inputs)
     return tuple(flags)
@@ -96,7 +98,7 @@ def _structure(graph: Graph) -> list[str]:
 
 
 def _constants(node: n.Node) -> list[str]:
-    """What is wrong with the numbers of a clip or a hard sigmoid; subnormal ones would be read as zero by devices."""
+    """What is wrong with the numbers of a node without weights; subnormal ones would be read as zero by devices."""
 
     def plain(*numbers: float) -> bool:
         return all(math.isfinite(v) and (v == 0 or abs(v) >= SMALLEST_CONSTANT) for v in numbers)
@@ -107,6 +109,10 @@ def _constants(node: n.Node) -> list[str]:
             return [f"'{node.name}' (clip): {node.low} to {node.high}; expected finite numbers low <= high, or one"]
     if isinstance(node, n.HardSigmoid) and not plain(node.slope, node.offset):
         return [f"'{node.name}' (hard sigmoid): slope {node.slope}, offset {node.offset}; expected finite numbers"]
+    if isinstance(node, n.Resample):
+        size = np.abs(np.asarray(node.matrix, np.float64))
+        if np.any((size > 0) & (size < SMALLEST_CONSTANT)):
+            return [f"'{node.name}' (resample): a matrix with entries below 2^-1022; expected zeros in their place"]
     return []
 
 

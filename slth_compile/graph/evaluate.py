@@ -145,6 +145,10 @@ def apply_node(node: n.Node, operands: Sequence[jax.Array]) -> jax.Array:
             return lax.slice(x, (0, *node.start), (x.shape[0], *node.limit), (1, *node.stride))
         case n.Pad():
             return jnp.pad(x, ((0, 0), *node.padding))
+        case n.Dilate():
+            return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((0, 0, factor - 1) for factor in node.factors)))
+        case n.Resample():
+            return resample(x, node.matrix, node.axis + 1)
         case n.Reshape():
             return x.reshape(x.shape[0], *node.shape)
         case n.Transpose():
@@ -155,6 +159,12 @@ def apply_node(node: n.Node, operands: Sequence[jax.Array]) -> jax.Array:
             return jax.nn.log_softmax(x, node.axis + 1)
         case _:
             raise TypeError(f"no evaluation for {type(node).__name__}")
+
+
+def resample(x: jax.Array, matrix: ArrayLike, axis: int) -> jax.Array:
+    """`matrix @ x` along an axis of `x`."""
+    product = jnp.tensordot(_like(matrix, x), x, (1, axis), precision=lax.Precision.HIGHEST)
+    return jnp.moveaxis(product, 0, axis)
 
 
 def _activation(node: n.Activation, x: jax.Array) -> jax.Array:

@@ -241,6 +241,27 @@ class Pad(Node):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Dilate(Node):
+    """`factor - 1` zeros between neighbours, one positive factor for every axis: size `s` -> `(s - 1) * factor + 1`.
+
+    A transposed convolution is one of these and a convolution.
+    """
+
+    factors: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Resample(Node):
+    """`matrix @ x` along `axis` (non-negative), `matrix (out, in)` a constant: interpolation, copies of elements.
+
+    The matrix is stored with the parameters, but was never trained and is not compiled: both networks apply it.
+    """
+
+    axis: int
+    matrix: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Reshape(Node):
     """The same elements, C order, in another shape."""
 
@@ -297,6 +318,8 @@ NODE_TYPES: dict[str, type[Node]] = {
     "concatenate": Concatenate,
     "slice": Slice,
     "pad": Pad,
+    "dilate": Dilate,
+    "resample": Resample,
     "reshape": Reshape,
     "transpose": Transpose,
     "softmax": Softmax,
@@ -306,7 +329,7 @@ NODE_TYPES: dict[str, type[Node]] = {
 
 OPERATION_NAMES: dict[type[Node], str] = {kind: name for name, kind in NODE_TYPES.items()}
 
-PARAMETER_FIELDS = ("bias", "kernel", "mean", "scale", "shift", "slopes", "variance")
+PARAMETER_FIELDS = ("bias", "kernel", "matrix", "mean", "scale", "shift", "slopes", "variance")
 """Fields that hold parameters, in the order of the digest."""
 
 

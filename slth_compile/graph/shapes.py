@@ -60,6 +60,15 @@ def infer_shape(node: n.Node, inputs: Sequence[Shape]) -> Shape:
         case n.Pad():
             _expect(all(low >= 0 and high >= 0 for low, high in node.padding), node, inputs, "non-negative padding")
             return tuple(size + low + high for size, (low, high) in zip(inputs[0], node.padding, strict=True))
+        case n.Dilate():
+            fits = len(node.factors) == len(inputs[0]) and all(factor > 0 for factor in node.factors)
+            _expect(fits, node, inputs, "one positive factor for every axis")
+            return tuple((size - 1) * factor + 1 for size, factor in zip(inputs[0], node.factors, strict=True))
+        case n.Resample():
+            fits = node.matrix.ndim == 2 and 0 <= node.axis < len(inputs[0])
+            fits = fits and inputs[0][node.axis] == node.matrix.shape[1]
+            _expect(fits, node, inputs, f"axis {node.axis} as long as the rows of the matrix {node.matrix.shape}")
+            return (*inputs[0][: node.axis], node.matrix.shape[0], *inputs[0][node.axis + 1 :])
         case n.Reshape():
             _expect(math.prod(node.shape) == math.prod(inputs[0]), node, inputs, f"{math.prod(node.shape)} elements")
             return node.shape

@@ -30,7 +30,7 @@ from slth_compile.progress import Progress, silent
 TOGETHER, SMALL = 64, 20_000
 """Samples walked together in networks of at most so many activations; larger ones go one by one."""
 
-_PLAIN = (n.Affine, n.AveragePool, n.Mean, n.Slice, n.Pad, n.Reshape, n.Transpose, Take)
+_PLAIN = (n.Affine, n.AveragePool, n.Mean, n.Slice, n.Pad, n.Dilate, n.Reshape, n.Transpose, Take)
 
 
 def bound_difference_backward(

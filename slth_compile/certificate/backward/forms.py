@@ -197,7 +197,7 @@ def through_scale(form: Form, scale: Any, shift: Any, noise: Pairs, sample: Any)
 
 @jax.jit
 def through_take(form: Form, matrices: tuple[Any, ...], noise: Pairs, sample: Any) -> tuple[Form, Any]:
-    """Elements taken along axes: one matrix of zeros and ones for each, `(size before, size after)`, or None."""
+    """Maps along axes, elements taken among them: one matrix for each, `(size before, size after)`, or None."""
 
     def put(a: Any) -> Any:
         for axis, matrix in enumerate(matrices):

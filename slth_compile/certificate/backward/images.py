@@ -26,6 +26,8 @@ def image(walk: Walk, k: int) -> Pair:
             return propagate.scaled(operands[0], *propagate.affine_ends(node))
         case n.Prelu():
             return propagate.bent(operands[0], pointwise.prelu_interval(node))
+        case n.Resample():
+            return propagate.resampled(node.axis, operands[0], propagate.matrix_of(node))
         case Take():
             x, d = operands[0]
             return Pair(_taken(x, node), None if d is None else _taken(d, node))

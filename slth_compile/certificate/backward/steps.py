@@ -50,6 +50,8 @@ def step_back(walk: Walk, k: int) -> Back:
             return _stop(walk.pairs[k])
         case Take():
             return _take(walk, k, node)
+        case n.Resample():
+            return _resample(walk, k, node)
         case _ if isinstance(node, ACTIVATIONS):
             return _activation(node, operands[0])
         case _:
@@ -191,6 +193,22 @@ def _take(walk: Walk, k: int, node: Take) -> Back:
     placed = (*matrices[-1:], *matrices[:-1])
     repeats = math.prod(int(np.bincount(indices).max()) for indices in node.indices if indices is not None)
     noise = noise_on_device(noises.sum_noise(magnitudes(*walk.pairs[k]), repeats))
+    return lambda form, sample: _one(i, f.through_take(form, placed, noise, sample))
+
+
+def _resample(walk: Walk, k: int, node: n.Resample) -> Back:
+    """The transposed matrix along the axis."""
+    (i,) = node.inputs
+    matrix = propagate.matrix_of(node)
+    rank = len(walk.both.net.shapes[k])
+    matrices = [jnp.asarray(matrix.T) if axis == node.axis else None for axis in range(rank)]
+    size = magnitudes(*walk.pairs[i])
+    parts = Pair(*(e.Interval(m, m) for m in (size.x, size.d)))
+    apart = propagate.resampled(node.axis, parts, abs(matrix))
+    assert apart.d is not None
+    sums = Magnitudes(apart.d.upper, apart.x.upper, up(apart.d.upper + apart.x.upper))
+    noise = noise_on_device(noises.sum_noise(sums, max(matrix.shape)))
+    placed = (*matrices[-1:], *matrices[:-1])  # in the order of forms
     return lambda form, sample: _one(i, f.through_take(form, placed, noise, sample))
 
 
