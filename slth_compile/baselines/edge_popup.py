@@ -51,7 +51,7 @@ BERNOULLI, RANDOM = "Bernoulli", "random"
 POPUP = {law: f"edge-popup, {law.replace('-', ' ')}" for law in LAWS}
 """The method's name for every law."""
 
-TRAINING = Training(steps=2000, batch=32, rate=5e-3)
+TRAINING = Training(steps=2000, batch=32, rate=1e-3)
 SAMPLING = Training(steps=2000, batch=32, rate=0.1)
 CONTROL = Training(steps=2000, batch=32, rate=1e-3)
 METHODS = (DENSE, *POPUP.values(), BERNOULLI, RANDOM)
