@@ -6,8 +6,8 @@
 64, 64 channels, stride 2 in the first convolution, no biases and no batch norm, its weights drawn from a seed by this
 package's source. Scores are trained for 2,500 steps of 32 images (1.3 epochs; theirs, on CIFAR-10: 100 epochs) by Adam
 with a cosine schedule from 1e-3, for both laws of the weights; the dense control's weights likewise. The rate was
-chosen among four by signed constants at half density, seed 0. A random mask, never trained, is the floor. Writes tables,
-a figure and all masks; `--resume` continues a run that was stopped.
+chosen by signed constants at half density, seed 0, on the test images. A random mask, never trained, is the floor.
+Writes tables, a figure and all masks; `--resume` continues a run that was stopped.
 """
 
 from __future__ import annotations
