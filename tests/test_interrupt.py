@@ -45,7 +45,7 @@ def test_a_signal_at_a_random_moment(number, i, shared, again, cli, tmp_path):
         return
     if number == signal.SIGINT:
         assert code == 130
-        assert errors == "slth-compile: interrupted; finished layers are kept, continue with --resume\n"
+        assert errors == "slth-compile: interrupted; what is finished is kept, continue with --resume\n"
     else:
         assert code == -signal.SIGKILL
     if (tmp_path / "out.partial").exists():

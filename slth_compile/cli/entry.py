@@ -9,12 +9,12 @@ from typing import Any
 
 import typer
 
-from slth_compile.cli import certify, export, inspect, laboratory, ticket
+from slth_compile.cli import baselines, certify, export, inspect, laboratory, ticket
 from slth_compile.cli.frame import app
 from slth_compile.errors import SlthError, VerificationError
 from slth_compile.interrupts import interrupts
 
-COMMANDS = (ticket, export, inspect, certify, laboratory)
+COMMANDS = (ticket, export, inspect, certify, baselines, laboratory)
 """What the help lists, in this order; importing a module adds its commands to the application."""
 
 _COMPLETES = "_SLTH_COMPILE_COMPLETE"  # what the scripts of --install-completion set
@@ -42,8 +42,8 @@ def main() -> None:
     except SlthError as error:
         _fail(str(error), error.exit_code, "verification failed: " if isinstance(error, VerificationError) else "")
     except KeyboardInterrupt:
-        resumes = sys.argv[1:2] in (["compile"], ["demo"])
-        _fail("interrupted" + ("; finished layers are kept, continue with --resume" if resumes else ""), 130)
+        resumes = sys.argv[1:2] in (["compile"], ["demo"], ["prune"], ["lottery"], ["edge-popup"])
+        _fail("interrupted" + ("; what is finished is kept, continue with --resume" if resumes else ""), 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
