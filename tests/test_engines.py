@@ -29,9 +29,12 @@ BOXES = (slice(6, 7), slice(7, 8))
 RADIUS = 0.01
 
 
+SLOW = ("smooth", "convnext", "transformer", "separable", "bent", "heads", "excite")
+
+
 @pytest.mark.parametrize(
     "target",
-    [pytest.param(t, id=t.name, marks=[pytest.mark.slow] if t.name == "convnext" else []) for t in TARGETS],
+    [pytest.param(t, id=t.name, marks=[pytest.mark.slow] if t.name in SLOW else []) for t in TARGETS],
 )
 def test_both_engines_find_the_same_bounds(target: Target) -> None:
     rng = np.random.default_rng(len(target.name))

@@ -179,6 +179,7 @@ def test_the_worst_evaluations_are_within_any_bound(network: Callable, seed: int
     assert_contains(engine, network, seed)
 
 
+@pytest.mark.slow
 def test_the_worst_evaluations_are_within_backward_bounds() -> None:
     for seed, network in enumerate(ALL_NETWORKS[1:3]):
         assert_contains(bound_difference_backward, network, seed)

@@ -135,6 +135,7 @@ def test_tickets_of_other_laws(law, tmp_path):
     assert np.array_equal(drawn, np.rint(drawn)) and np.any(drawn % 2 == 1)
 
 
+@pytest.mark.slow
 def test_the_law_is_part_of_the_manifest(tmp_path):
     """Version 3 with the law; a checker that is told another law finds other weights; the standard one is version 2."""
     manifest = json.loads(by_seed()._stated["manifest.json"])
