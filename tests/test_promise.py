@@ -232,6 +232,24 @@ def test_one_layer_is_promised_exactly_what_can_happen() -> None:
     assert promise_at_points(graph, {1: (0.01, 0.002)}, x) == pytest.approx(largest, rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("activation", "kink"),
+    [
+        (n.Relu(inputs=(1,)), 0.0),
+        (n.LeakyRelu(inputs=(1,), slope=0.1), 0.0),
+        (n.Prelu(inputs=(1,), slopes=np.full(2, 0.2, np.float32)), 0.0),
+        (n.HardSwish(inputs=(1,)), -3.0),
+    ],
+)
+def test_an_activation_at_a_kink_is_promised_no_more_than_what_reaches_it(activation: n.Node, kink: float) -> None:
+    """The other one is far larger: what stands for its rounding must not outgrow the tolerances."""
+    kernel = np.array([[1.0, 2.0**10], [1.0, 2.0**10]], np.float32)
+    layer = n.Dense(inputs=(0,), kernel=kernel, bias=np.array([kink - 2.0 - 2.0**-10, 0.0], np.float32))
+    graph, x = Graph((n.Input(shape=(2,)), layer, activation), (2,)), np.ones((1, 2), np.float32)
+    for eta in (1e-3, 1e-6, 1e-9):
+        assert promise_at_points(graph, {1: (eta, 0.0)}, x) == pytest.approx(2 * eta, rel=1e-2)
+
+
 DOMAINS = {
     "points": lambda x: (Points(np.abs(x)),),
     "box": lambda x: (Box(0.0, 1.0),),

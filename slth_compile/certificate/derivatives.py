@@ -111,7 +111,7 @@ def remainder(node: n.Activation, y: Any, reach: Any, near: Any, slopes: Any = N
     """
     xp = library(y)
     kinks, jump, curvature = _changes(node, slopes)
-    past = [jump * xp.maximum(0, xp.where(reach > 0, reach + near, 0) - abs(y - kink)) for kink in kinks]
+    past = [jump * xp.clip(reach + near - abs(y - kink), 0, reach) for kink in kinks]
     return functools.reduce(lambda a, b: a + b, past, 0.5 * curvature * reach * reach)
 
 

@@ -180,7 +180,7 @@ def _forward(graph: Graph, weights: Any, eta: Any, x: jax.Array) -> tuple[list[j
                 continue
             case n.Relu() | n.LeakyRelu():
                 slope = node.slope if isinstance(node, n.LeakyRelu) else 0.0
-                residuals[i] = (1 - slope) * jnp.maximum(0, jnp.where(d > 0, d + _near(y), 0) - jnp.abs(y))
+                residuals[i] = (1 - slope) * jnp.clip(d + _near(y) - jnp.abs(y), 0, d)
                 reach.append(jnp.where(y > 0, d, slope * d + residuals[i]))
             case n.Prelu():
                 (slopes,) = weights[i]
