@@ -47,6 +47,7 @@ UNREADABLE = (
 
 _PLAIN = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # what NumPy writes, and what zipfile unfolds piece by piece
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+_LONGEST_HEADER = 1 << 16
 _ZIP, _NPY = b"PK", b"\x93NUMPY"
 
 
@@ -111,18 +112,23 @@ def refuse_unfolding(unfolded: int, size: int) -> None:
 
 def _array(file: IO[bytes], size: int) -> np.ndarray:
     """The array in `.npy` form that takes all of `size` bytes."""
+    beginning = file.read(12)
+    if beginning[6:7] == b"\2" and int.from_bytes(beginning[8:], "little") > _LONGEST_HEADER:
+        raise ValueError(f"its header is said to be longer than {_LONGEST_HEADER} bytes")
+    file.seek(0)
     version = np.lib.format.read_magic(file)
     if version not in _HEADERS:
         raise ValueError(f"its format is {version}, expected (1, 0) or (2, 0)")
     shape, by_columns, dtype = _HEADERS[version](file)
     if dtype.hasobject:
         raise ValueError("it holds Python objects, which would have to be unpickled; expected an array of numbers")
-    if min(shape, default=1) < 0 or dtype.itemsize * math.prod(shape) != size - file.tell():
+    # items without bytes would be any number of items
+    if min(shape, default=1) < 0 or not dtype.itemsize or dtype.itemsize * math.prod(shape) != size - file.tell():
         raise ValueError(f"its header says {shape} of {dtype}, and {size - file.tell()} bytes follow")
     content = bytearray(file.read(size))
     if len(content) != dtype.itemsize * math.prod(shape):
         raise ValueError("it ends too early")
-    if not dtype.itemsize or not content:
+    if not content:
         return np.empty(shape, dtype)
     flat = np.frombuffer(content, dtype)
     return flat.reshape(shape[::-1]).T if by_columns else flat.reshape(shape)

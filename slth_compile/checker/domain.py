@@ -166,6 +166,8 @@ def _from_npz(path: Path, position: int, kind: str, shape: tuple[int, ...]) -> d
             for field in _FIELDS[kind]:
                 key = f"{position}.{field}" if f"{position}.{field}" in content else field
                 array = content[key] if key in content or field not in defaults else defaults[field]
+                if array.dtype.kind not in "fiub":
+                    raise ValueError(f"'{field}' is {array.dtype}")
                 if field != "x":
                     array = np.broadcast_to(np.asarray(array, np.float64), shape)
                 elif array.dtype not in (np.float32, np.float64):
@@ -208,5 +210,6 @@ def _refuse_bombs(path: Path) -> None:
                 first = version == (1, 0)
                 reader = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
                 shape, _, dtype = reader(content)
-                if min(shape, default=1) < 0 or math.prod(shape) * dtype.itemsize != member.file_size - content.tell():
+                size = member.file_size - content.tell()
+                if min(shape, default=1) < 0 or not dtype.itemsize or math.prod(shape) * dtype.itemsize != size:
                     raise ValueError(f"an array's header says {shape} of {dtype}, its size another")
