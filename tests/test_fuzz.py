@@ -322,6 +322,9 @@ def alter_onnx(proto, rng: Random) -> None:
                 graph.node.extend(nodes[:1])
 
 
+# what orbax leaves open behind a directory that it could not read is closed by the garbage collector
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+
 KINDS = {
     "safetensors": mutated_safetensors,
     "npz": mutated_npz,

@@ -292,7 +292,8 @@ def _numbers(name: str, array: Any) -> np.ndarray:
     """An array in float64, every entry finite and unchanged."""
     try:
         values = np.asarray(array)
-        plain = values.astype(np.float64)
+        # a complex number would lose its imaginary part; its type is refused below
+        plain = values.real.astype(np.float64)
     except (TypeError, ValueError):
         raise InputError(f"source: '{name}' holds something that is no number") from None
     if values.dtype.kind not in "fiuV" or values.dtype.itemsize > 8:
