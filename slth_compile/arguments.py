@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import pathlib
-import zipfile
-import zlib
 from typing import Any
 
 import numpy as np
 
+from slth_compile.archive import UNREADABLE, read_arrays
 from slth_compile.domain import Balls, Box, Domain, Points
 from slth_compile.errors import InputError, suggestion
 
-_UNREADABLE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
 _KINDS = ("box", "points", "balls")
 DOMAIN_FORMS = "box:LO,HI | points:FILE | balls:FILE,R[,LO,HI]"
 
@@ -66,13 +64,14 @@ def load_arrays(path: str, names: tuple[str, ...]) -> dict[str, np.ndarray]:
         InputError: The file is missing or unreadable, or lacks a name.
     """
     try:
-        with open(_place(path), "rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            arrays = {names[0]: loaded} if isinstance(loaded, np.ndarray) else {n: loaded[n] for n in loaded.files}
+        found = read_arrays(_place(path))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except _UNREADABLE as error:
-        raise InputError(f"{path}: not a readable .npz or .npy file ({error})") from None
+    except UNREADABLE as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"{path}: not a readable .npz or .npy file ({reason})") from None
+    first = names[0] if names else pathlib.Path(path).stem
+    arrays = {first if name is None else name: array for name, array in found.items()}
     for name in names:
         if name not in arrays:
             close = suggestion(name, arrays)

@@ -5,8 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
+import stat
+import struct
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +21,23 @@ from slth_compile.checker.manifest import DomainEntry
 from slth_compile.checker.safetensors import Tensor
 from slth_compile.errors import InputError, VerificationError
 
+_MODEST_BYTES, _LARGEST_RATIO = 64 << 20, 200
+_UNREADABLE = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 _FIELDS = {"box": ("lower", "upper"), "points": ("x",), "balls": ("lower", "radius", "upper", "x")}
 
 
@@ -139,10 +161,13 @@ def _from_npz(path: Path, position: int, kind: str, shape: tuple[int, ...]) -> d
     defaults = {"lower": np.float64(-np.inf), "upper": np.float64(np.inf)} if kind == "balls" else {}
     arrays: dict[str, Tensor] = {}
     try:
+        _refuse_bombs(path)
         with np.load(path, allow_pickle=False) as content:
             for field in _FIELDS[kind]:
                 key = f"{position}.{field}" if f"{position}.{field}" in content else field
                 array = content[key] if key in content or field not in defaults else defaults[field]
+                if array.dtype.kind not in "fiub":
+                    raise ValueError(f"'{field}' is {array.dtype}")
                 if field != "x":
                     array = np.broadcast_to(np.asarray(array, np.float64), shape)
                 elif array.dtype not in (np.float32, np.float64):
@@ -150,8 +175,41 @@ def _from_npz(path: Path, position: int, kind: str, shape: tuple[int, ...]) -> d
                 array = np.ascontiguousarray(array, "<f4" if array.dtype == np.float32 else "<f8").reshape(array.shape)
                 dtype = "F32" if array.dtype.itemsize == 4 else "F64"
                 arrays[field] = Tensor(dtype, array.shape, array.reshape(-1).view(np.uint8))
-    except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise InputError(
             f"cannot read the inputs of domain {position} from {str(path)!a} ({ascii(str(error))[:120]})"
         ) from None
     return arrays
+
+
+def _refuse_bombs(path: Path) -> None:
+    """Nothing, where an `.npz` file unfolds to a plausible multiple of its size, and its headers say no more.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ValueError: It is no zip file of plainly compressed arrays, or says too much.
+        OSError: It is no regular file.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError("no regular file")
+    most = max(_MODEST_BYTES, _LARGEST_RATIO * status.st_size)
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        if sum(member.file_size for member in members) > most:
+            raise ValueError(f"{status.st_size} bytes would unfold to more than {most}")
+        for member in members:
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise ValueError("a member is neither stored nor deflated")
+            with archive.open(member) as content:
+                version = np.lib.format.read_magic(content)
+                if version not in ((1, 0), (2, 0)):
+                    raise ValueError(f"an array of format {version}")
+                first = version == (1, 0)
+                reader = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+                shape, _, dtype = reader(content)
+                size = member.file_size - content.tell()
+                if min(shape, default=1) < 0 or not dtype.itemsize or math.prod(shape) * dtype.itemsize != size:
+                    raise ValueError(f"an array's header says {shape} of {dtype}, its size another")

@@ -24,6 +24,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from slth_compile.archive import open_regular
 from slth_compile.arguments import load_arrays
 from slth_compile.errors import InputError
 from slth_compile.graph.graph import Graph
@@ -133,10 +134,11 @@ def read_source(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     if path.suffix != ".safetensors":
         return load_arrays(str(path), ())
     try:
-        return safetensors.numpy.load(path.read_bytes())
+        with open_regular(path) as file:
+            return safetensors.numpy.load(file.read())
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (safetensors.SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: not a readable .safetensors file ({error})") from None
 
 
@@ -290,7 +292,8 @@ def _numbers(name: str, array: Any) -> np.ndarray:
     """An array in float64, every entry finite and unchanged."""
     try:
         values = np.asarray(array)
-        plain = values.astype(np.float64)
+        # a complex number would lose its imaginary part; its type is refused below
+        plain = np.real(values).astype(np.float64)
     except (TypeError, ValueError):
         raise InputError(f"source: '{name}' holds something that is no number") from None
     if values.dtype.kind not in "fiuV" or values.dtype.itemsize > 8:

@@ -10,6 +10,7 @@ import numpy as np
 import safetensors
 from flax import serialization
 
+from slth_compile.archive import read_arrays
 from slth_compile.errors import InputError
 
 _STORED = {
@@ -34,9 +35,10 @@ def read_safetensors(path: pathlib.Path) -> Any:
 
 def read_npz(path: pathlib.Path) -> Any:
     """The arrays of `np.savez` by name; a dot separates as a slash does. Object arrays are refused, not unpickled."""
-    # opened here: NumPy leaves a damaged file open
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
-        return slashed(path, {name: found[name] for name in found.files})
+    found = read_arrays(path)
+    if None in found:
+        raise InputError(f"checkpoint '{path}': holds a single array without a name; expected the file of np.savez")
+    return slashed(path, {str(name): array for name, array in found.items()})
 
 
 def read_msgpack(path: pathlib.Path) -> Any:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import pathlib
 from typing import Any
 
 import jax
 import numpy as np
 
+from slth_compile.archive import refuse_unfolding
 from slth_compile.errors import InputError
 
 _FILES = ("_METADATA", "manifest.ocdbt")
@@ -34,9 +36,33 @@ def _read_item(item: pathlib.Path) -> Any:
 
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         tree: Any = checkpointer.metadata(item).item_metadata.tree
+        _refuse_hostile(item, tree)
         # into NumPy: the devices it was saved from need not exist here
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
         return checkpointer.restore(item, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+
+
+def _refuse_hostile(item: pathlib.Path, tree: Any) -> None:
+    """Nothing, where the arrays lie in the directory and are no larger than its files make plausible.
+
+    The library makes an array of the shape that is written before it looks for the numbers, and ends the process where
+    there is no memory for it.
+    """
+    described = [entry for entry in jax.tree.leaves(tree) if hasattr(entry, "shape") and hasattr(entry, "dtype")]
+    for entry in described:
+        name = str(getattr(entry, "name", ""))
+        if name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/"):
+            raise InputError(f"checkpoint '{item}': an array is named '{name[:80]}', outside the directory")
+    size = sum(file.stat().st_size for file in item.rglob("*") if file.is_file())
+    refuse_unfolding(sum(_bytes(entry) for entry in described), size)
+
+
+def _bytes(entry: Any) -> int:
+    """What an array takes while it is read, whole chunks of it."""
+    shape = tuple(entry.shape or ())
+    chunk = getattr(getattr(entry, "storage", None), "chunk_shape", None) or ()
+    item = np.dtype(entry.dtype).itemsize if entry.dtype is not None else 8
+    return item * max(math.prod(shape), math.prod(chunk))
 
 
 def _items(path: pathlib.Path) -> list[pathlib.Path]:

@@ -40,6 +40,8 @@ def read_checkpoint(path: str | pathlib.Path) -> Arrays:
     reader = orbax_directory.read if path.is_dir() else _READERS.get(path.suffix.lower())
     if reader is None:
         raise InputError(f"checkpoint '{path}': unknown kind '{path.suffix}'; expected {KINDS}")
+    if not (path.is_dir() or path.is_file()):
+        raise InputError(f"checkpoint '{path}' is no regular file; expected {KINDS}")
     try:
         leaves = named_leaves(reader(path))
     except InputError:
