@@ -223,6 +223,18 @@ def test_float32_stays_within_its_bounds() -> None:
 NO_ERROR = LayerErrors(positive_center=None, positive_radius=0.0, negative_radius=0.0, bias_radius=0.0)
 
 
+def test_inputs_too_small_for_a_format_may_become_zero() -> None:
+    small = np.array([[2.0**-140, -(2.0**-140), 0.0, 0.5]])
+    for rounded in (
+        widened((small, small), FLOAT32),
+        execution.rounded_inputs(small, small, execution.FORMATS["float32"]),
+    ):
+        lower, upper = rounded
+        assert np.all(lower[0, :3] <= 0) and np.all(upper[0, :3] >= 0)
+        assert lower[0, 0] == 0 and upper[0, 1] == 0 and lower[0, 2] == upper[0, 2] == 0
+        assert np.all(lower <= small) and np.all(small <= upper)
+
+
 def test_what_is_not_known_is_not_stated() -> None:
     dense = n.Dense(inputs=(0,), kernel=np.array([[1.0, 2.0**-130]]))
     nodes = (n.Input(shape=(1,)), dense, n.Softmax(inputs=(1,), axis=0))

@@ -110,9 +110,11 @@ def evaluated(graph: Graph, errors: Mapping[int, LayerErrors], format: Format) -
 
 
 def widened(regions: tuple[np.ndarray, np.ndarray], format: Format) -> tuple[np.ndarray, np.ndarray]:
-    """The regions with what their inputs are rounded to in a format; no bound changes its sign."""
+    """The regions with what their inputs are rounded to in a format, zero for the smallest; no end changes its sign."""
     lower, upper = regions
-    off = 2 * format.unit
+    off, small = 2 * format.unit, 2 * format.smallest
+    lower = np.where((lower > 0) & (lower < small), 0.0, np.where((lower < 0) & (lower > -small), -small, lower))
+    upper = np.where((upper < 0) & (upper > -small), 0.0, np.where((upper > 0) & (upper < small), small, upper))
     return lower - off * np.abs(lower), upper + off * np.abs(upper)
 
 

@@ -88,8 +88,10 @@ def evaluated(folded: Folded, layers: Mapping[int, PairLayer], format: Format) -
 
 
 def rounded_inputs(lower: np.ndarray, upper: np.ndarray, format: Format) -> tuple[np.ndarray, np.ndarray]:
-    """The ends of a region moved to hold what its inputs are rounded to."""
-    off = 2 * format.unit
+    """The ends of a region moved to hold what its inputs are rounded to, zero where they are subnormal."""
+    off, least = 2 * format.unit, format.smallest
+    lower = np.where(np.abs(lower) < least, np.where(lower < 0, -least, 0.0), lower)
+    upper = np.where(np.abs(upper) < least, np.where(upper > 0, least, 0.0), upper)
     return lower - off * np.abs(lower), upper + off * np.abs(upper)
 
 

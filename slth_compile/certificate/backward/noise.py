@@ -3,7 +3,7 @@
 A pass computes coefficients in float64; `|fl(K^T A) - K^T A| <= gamma |K|^T |A|`, and what that is worth is at most
 `|A| (gamma |K| m)` with `m` the magnitudes of the operand: one product forward for a layer, and none a row. What
 evaluating both networks in float64 rounds, `gamma (|W| |x| + |b|)` at a layer, is of the same size and is carried as
-well; the forward enclosures do not have it, so that bounds are stated for real arithmetic.
+well, but the forward enclosures do not have it: what holds for evaluations is `certificate.execution`'s business.
 """
 
 from __future__ import annotations
