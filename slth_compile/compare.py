@@ -138,7 +138,7 @@ def _pair(sides: Sequence[Any], shape: tuple[int, ...] | None, batch_axis: int |
 
 def _rung(pair: Pair, errors: Any, domain: Domain, effort: str, attack: bool, progress: Progress) -> Rung:
     start = time.perf_counter()
-    found, enclosed = certify_enclosed(pair.graph, errors, domain, 0, effort, progress)
+    found, enclosed = certify_enclosed(pair.graph, errors, domain, 0, effort, progress, pair.exact)
     seconds = time.perf_counter() - start
     seen = None
     if attack:

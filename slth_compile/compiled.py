@@ -17,6 +17,8 @@ import numpy as np
 from slth_compile.certificate import engine
 from slth_compile.certificate.certificate import Certificate, certify_domain
 from slth_compile.certificate.difference import LayerErrors
+from slth_compile.certificate.fixed_point.layers import exact_layers, exact_ticket
+from slth_compile.certificate.fixed_point.points import Exact
 from slth_compile.certificate.weight_errors import weight_errors
 from slth_compile.domain import Domain, require_domain
 from slth_compile.errors import InputError, UnsupportedModelError, VerificationError
@@ -155,7 +157,8 @@ class Compiled:
                     "the ticket was compiled for inputs >= 0 and this domain goes below zero; compile again with a "
                     "domain that does"
                 )
-        return certify_domain(self.folded, self.errors, domain, len(self.certificates))
+        exact = Exact(exact_layers(self.graph), exact_ticket(self.folded, self.ticket, self.layers))
+        return certify_domain(self.folded, self.errors, domain, len(self.certificates), exact=exact)
 
     def report(self, path: str | os.PathLike[str]) -> None:
         """The report as a file: `.md` in markdown, anything else in HTML.
@@ -273,7 +276,7 @@ class Compiled:
     def files(self) -> dict[str, bytes]:
         """Every file of the ticket directory, by name."""
         files = dict(self._stated)
-        files[ticket_format.STATS] = stats_json(self.measured, self.plan.bound, self.graph)
+        files[ticket_format.STATS] = stats_json(self.measured, self.plan, self.graph)
         files["report.html"] = render_html(self.summary).encode()
         files["report.md"] = render_markdown(self.summary).encode()
         files["README.md"] = render_card(self.summary).encode()
@@ -342,7 +345,7 @@ def load_compiled(directory: str | os.PathLike[str]) -> Compiled:
         return Compiled(
             graph=graph,
             folded=folded,
-            plan=predict(folded, layout, float(record.stats["planned_bound"])),
+            plan=predict(folded, layout, float(record.stats["planned_bound"]), record.stats["promise"]),
             ticket=record.ticket,
             layers=layers,
             errors=weight_errors(folded, record.ticket, layers),

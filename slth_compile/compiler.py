@@ -21,12 +21,15 @@ from slth_compile import checker, measure
 from slth_compile.certificate.attack import attack as run_attack
 from slth_compile.certificate.certificate import Certificate, certify_domain
 from slth_compile.certificate.engine import NORMAL
+from slth_compile.certificate.fixed_point.layers import exact_layers, exact_ticket
+from slth_compile.certificate.fixed_point.points import Exact
 from slth_compile.certificate.weight_errors import weight_errors
 from slth_compile.compiled import Compiled, load_compiled
 from slth_compile.domain import Domain
 from slth_compile.errors import InputError, Note, UnreachableError
 from slth_compile.graph.evaluate import ArrayLike, target_weights
 from slth_compile.graph.graph import Graph, target_digest
+from slth_compile.plan.budget import AUTO, TYPICAL
 from slth_compile.plan.plan import Plan, plan, predict
 from slth_compile.processes import by_first, is_first
 from slth_compile.progress import Progress, part_of, silent
@@ -39,6 +42,7 @@ from slth_compile.request import (
     checked_source,
     refuse_effort,
     refuse_objective,
+    refuse_promise,
     refuse_seed,
 )
 from slth_compile.source.law import SourceLaw
@@ -68,6 +72,7 @@ def compile(
     window: int | None = None,
     feedback: ArrayLike | None = None,
     effort: str = NORMAL,
+    promise: str = AUTO,
     input_shape: tuple[int, ...] | None = None,
     batch_axis: int | None = 0,
     evaluate: Labelled | None = None,
@@ -102,6 +107,10 @@ def compile(
             what is certified stay what they are.
         effort: What boxes and balls may cost: `"quick"` bounds them by intervals, `"normal"` by backward passes where
             these take minutes at most, `"full"` by backward passes whatever they take.
+        promise: Which errors within its tolerances the plan answers for before anything is drawn: `"all"`; `"typical"`,
+            at points, those of independent problems, which cancel, with narrower layers and no promise; `"auto"`, all
+            of them where any tolerances do that, as they do not in deep networks. Either way a certificate above eps
+            is refused.
         input_shape: Per-sample input shape, where neither model nor domain tells it.
         batch_axis: Axis of the batch in the model's input; None for a model of single samples.
         evaluate: Labelled data `(x, y)` for accuracies.
@@ -127,6 +136,7 @@ def compile(
     refuse_seed(seed)
     refuse_objective(objective)
     refuse_effort(effort)
+    refuse_promise(promise)
     given = checked_source(source, seed)
     clock = _Clock()
     with clock("plan"):
@@ -136,7 +146,7 @@ def compile(
             evaluate = measure.labelled(folded, evaluate)
         calibration = None if feedback is None else calibration_inputs(folded, feedback, objective)
         progress("plan", 0, 1)
-        planned, drawn = _planned(asked, objective, window, given, seed)
+        planned, drawn = _planned(asked, objective, window, given, seed, promise)
         progress("plan", 1, 1)
         if calibration is not None and (large := without_feedback(folded, planned.layout)):
             warnings.warn(
@@ -152,9 +162,10 @@ def compile(
         with clock("certify"):
             layers = effective_layers(folded, ticket)
             errors = weight_errors(folded, ticket, layers)
-            certified = list(_certify(folded, errors, domains, effort, progress))
+            exact = Exact(exact_layers(graph), exact_ticket(folded, ticket, layers))
+            certified = list(_certify(folded, errors, domains, effort, progress, exact))
             certificates = tuple(certificate for certificate, _ in certified)
-            _refuse_above(certificates, asked.eps)
+            _refuse_above(certificates, planned)
         none = _nothing_measured(domains)
         found = Compiled(graph, folded, planned, ticket, layers, errors, domains, certificates, none)
         measured = _measure(found, evaluate, literal, attack, clock, progress)
@@ -181,6 +192,7 @@ def dry_run(
     source: Any = None,
     objective: str = CLOSEST,
     window: int | None = None,
+    promise: str = AUTO,
     input_shape: tuple[int, ...] | None = None,
     batch_axis: int | None = 0,
 ) -> Plan:
@@ -189,9 +201,10 @@ def dry_run(
     A function that supplies the source is asked for its entries: the gains depend on how large they are.
     """
     refuse_objective(objective)
+    refuse_promise(promise)
     given = checked_source(source, 0)
     asked = checked_request(target_model, eps, delta, domain, input_shape, batch_axis)
-    return _planned(asked, objective, window, given, 0)[0]
+    return _planned(asked, objective, window, given, 0, promise)[0]
 
 
 def load(directory: str | os.PathLike[str]) -> Compiled:
@@ -219,29 +232,34 @@ def verify(directory: str | os.PathLike[str], **options: Any) -> checker.Verdict
 Offer = SourceLaw | Mapping[str, Any] | Callable[..., Any]
 
 
-def _planned(asked: Request, objective: str, window: int | None, given: Offer, seed: int) -> tuple[Plan, Source]:
+def _planned(
+    asked: Request, objective: str, window: int | None, given: Offer, seed: int, promise: str
+) -> tuple[Plan, Source]:
     """The plan, and the source it is of."""
     law = given if isinstance(given, SourceLaw) else None
     # Before anything is planned: shapes are found wrong at once.
     arrays = fitted(asked.folded, given) if isinstance(given, Mapping) else {}
-    planned = plan(asked.folded, asked.eps, asked.delta, asked.domains, objective, window, law)
+    planned = plan(asked.folded, asked.eps, asked.delta, asked.domains, objective, window, law, promise)
     if isinstance(given, SourceLaw):
         return planned, Generated(seed, given)
     if callable(given):
         arrays = called(asked.folded, planned.layout, given)
     source = supplied({name: arrays[name] for name in sorted(arrays)})
-    return predict(asked.folded, with_copies(asked.folded, planned.layout, source), planned.bound), source
+    return predict(
+        asked.folded, with_copies(asked.folded, planned.layout, source), planned.bound, planned.promise
+    ), source
 
 
 def _certify(
-    graph: Graph, errors: Any, domains: Sequence[Domain], effort: str, progress: Progress
+    graph: Graph, errors: Any, domains: Sequence[Domain], effort: str, progress: Progress, exact: Exact
 ) -> Iterator[tuple[Certificate, float]]:
     """Every domain's certificate, and the seconds it took."""
     done, total = 0, sum(domain.count for domain in domains)
     for index, domain in enumerate(domains):
         progress("certify", done, total)
         start = time.perf_counter()
-        certificate = certify_domain(graph, errors, domain, index, effort, part_of(progress, "certify", done, total))
+        show = part_of(progress, "certify", done, total)
+        certificate = certify_domain(graph, errors, domain, index, effort, show, exact)
         yield certificate, round(time.perf_counter() - start, 3)
         done += domain.count
     progress("certify", total, total)
@@ -311,12 +329,14 @@ def _key(
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _refuse_above(certificates: Sequence[Certificate], eps: float) -> None:
+def _refuse_above(certificates: Sequence[Certificate], plan: Plan) -> None:
+    eps = plan.layout.eps
+    expected = " (a plan for typical errors promises nothing)" if plan.promise == TYPICAL else ""
     for certificate in certificates:
         if not certificate.bound <= eps:
             raise UnreachableError(
                 f"domain {certificate.domain}: certified {certificate.bound:.4e}, above eps = {eps:.4e}, although "
-                "every tolerance is met; ask for a larger eps"
+                f"every tolerance is met{expected}; ask for a larger eps"
             )
 
 

@@ -18,6 +18,7 @@ from slth_compile.graph.check import check
 from slth_compile.graph.evaluate import ArrayLike
 from slth_compile.graph.fold import fold
 from slth_compile.graph.graph import Graph
+from slth_compile.plan.budget import PROMISES
 from slth_compile.source.law import FEWEST_BITS, MOST_BITS, STANDARD, SourceLaw
 from slth_compile.source.layout import CLOSEST, OBJECTIVES
 from slth_compile.source.supplied import read_source
@@ -129,6 +130,19 @@ def refuse_effort(effort: str) -> None:
         raise InputError(
             f"effort is {effort!r}; expected {', '.join(EFFORTS[:-1])} or {EFFORTS[-1]}"
             f"{suggestion(str(effort), EFFORTS)}"
+        )
+
+
+def refuse_promise(promise: str) -> None:
+    """Nothing, for one of `plan.budget.PROMISES`.
+
+    Raises:
+        InputError: Anything else.
+    """
+    if promise not in PROMISES:
+        raise InputError(
+            f"promise is {promise!r}; expected {', '.join(PROMISES[:-1])} or {PROMISES[-1]}"
+            f"{suggestion(str(promise), PROMISES)}"
         )
 
 

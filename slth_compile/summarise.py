@@ -64,6 +64,7 @@ def summarise(
         delta=plan.layout.delta,
         planned_failure=plan.layout.failure,
         planned_bound=plan.bound,
+        promise=plan.promise,
         constant_v=plan.constant_v,
         constant_u=plan.constant_u,
         layers=tuple(rows),
@@ -109,10 +110,10 @@ def describe(domain: Domain | None, kind: str) -> str:
             return f"{kind} (not stored)"
 
 
-def stats_json(measured: Measured, planned_bound: float, graph: Graph) -> bytes:
+def stats_json(measured: Measured, plan: Plan, graph: Graph) -> bytes:
     """The content of `stats.json`: what the manifest does not state, names of nodes among it."""
     names = [node.name for node in graph.nodes]
-    plain = dataclasses.asdict(measured) | {"planned_bound": planned_bound, "names": names}
+    plain = dataclasses.asdict(measured) | {"planned_bound": plan.bound, "promise": plan.promise, "names": names}
     return (json.dumps(plain, indent=1) + "\n").encode()
 
 

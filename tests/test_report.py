@@ -91,6 +91,7 @@ def summary(**changes: object) -> Summary:
         delta=1e-3,
         planned_failure=8.13e-4,
         planned_bound=9.97e-3,
+        promise="all",
         constant_v=7.31,
         constant_u=24.9,
         layers=(layer(), layer(name="logits", kind="dense 84 -> 10", signed=True, weights=850, parameters_u=1_241_856)),

@@ -11,14 +11,18 @@ import numpy as np
 from slth_compile.certificate import engine
 from slth_compile.certificate.difference import LayerErrors
 from slth_compile.certificate.execution import FLOAT32, FLOAT64, evaluated, widened
+from slth_compile.certificate.fixed_point.points import Exact
 from slth_compile.certificate.rounding import down, published_down, published_up, up
-from slth_compile.domain import Domain
+from slth_compile.domain import Domain, Points
 from slth_compile.graph.graph import Graph
 from slth_compile.progress import Progress, silent
 
 # The checker recomputes the bounds with its own order of summation: intervals 1e-12 apart or so, backward passes, whose
 # lines depend on earlier passes, 1e-10.
 _MARGINS = {"interval": 2.0**-32, "backward": 2.0**-30}
+
+# Both radii of a checker are below 2^-23 of the bound.
+_EXACT_MARGIN = 2.0**-20
 
 REAL, REAL_AND_FLOAT64 = ARITHMETICS = ("real", "real, float64")
 """What a bound is true for: real arithmetic, and evaluation of both networks in float64."""
@@ -34,8 +38,8 @@ class Certificate:
     Attributes:
         domain: Place of the domain in the ticket's list.
         kind: `"box"`, `"points"` or `"balls"`.
-        method: `"points"` for an enclosed maximum over named points, `"interval"` for the interval engine,
-            `"backward"` for forms carried to the input.
+        method: Over named points `"points"` for intervals and `"exact"` for both networks in fixed point; elsewhere
+            `"interval"` for the interval engine and `"backward"` for forms carried to the input.
         bound: The largest entry of `per_output`.
         lower: The maximum over points is at least this; 0.0 for other kinds.
         per_output: Bounds of every output element, one float64 array a leaf.
@@ -83,6 +87,7 @@ def certify_domain(
     index: int,
     effort: str = engine.NORMAL,
     progress: Progress = silent,
+    exact: Exact | None = None,
 ) -> Certificate:
     """The certificate of a ticket for one domain, by a method that the checker replays.
 
@@ -93,8 +98,9 @@ def certify_domain(
         index: The domain's place in the ticket's list.
         effort: One of `engine.EFFORTS`.
         progress: Called as regions are done.
+        exact: Both networks' layers, for points where intervals say little; None does without.
     """
-    return certify_enclosed(graph, errors, domain, index, effort, progress, replayed=True)[0]
+    return certify_enclosed(graph, errors, domain, index, effort, progress, exact, replayed=True)[0]
 
 
 def certify_enclosed(
@@ -104,6 +110,7 @@ def certify_enclosed(
     index: int,
     effort: str = engine.NORMAL,
     progress: Progress = silent,
+    exact: Exact | None = None,
     *,
     replayed: bool = False,
 ) -> tuple[Certificate, engine.Enclosed]:
@@ -116,12 +123,17 @@ def certify_enclosed(
         index: The domain's place among several.
         effort: One of `engine.EFFORTS`.
         progress: Called as regions are done.
+        exact: As for `certify_domain`.
         replayed: As for `engine.enclose`.
     """
     options: dict[str, Any] = {"effort": effort, "replayed": replayed}
     with np.errstate(all="ignore"):
         in_float64, in_float32 = (evaluated(graph, errors, format) for format in (FLOAT64, FLOAT32))
     both = in_float64 or (graph, errors)
+    if isinstance(domain, Points) and not engine.is_telling(*both, domain.regions()[0]):
+        # What float64 may round says more about float64 than about the networks.
+        enclosed = engine.enclose_closest(graph, errors, exact, domain.regions()[0], progress)
+        return certificate_of(enclosed, domain.kind, index), enclosed
     enclosed = engine.enclose(*both, domain.regions(), domain.kind, **options, progress=progress)
     float32 = None
     if in_float32 is not None:
@@ -135,9 +147,10 @@ def certify_enclosed(
 def certificate_of(enclosed: engine.Enclosed, kind: str, index: int) -> Certificate:
     """What is published of enclosures over the regions of a domain.
 
-    Points add the width of their enclosures, which is rounding only, to the bound and take it off the lower end;
-    regions add a relative margin, 2^-32 for intervals and 2^-30 for backward passes. So a checker that rounds elsewhere
-    confirms the numbers. All are rounded outward to ten significant digits.
+    Points add the width of their enclosures, which is rounding only, to the bound and take it off the lower end; exact
+    points 2^-20 of the largest difference more. Regions add a relative margin, 2^-32 for intervals and 2^-30 for
+    backward passes. So a checker that rounds elsewhere confirms the numbers. All are rounded outward to ten significant
+    digits.
 
     Args:
         enclosed: What the engine found.
@@ -146,10 +159,11 @@ def certificate_of(enclosed: engine.Enclosed, kind: str, index: int) -> Certific
     """
     points = kind == "points"
     margin = _MARGINS.get(enclosed.method, 0.0)
+    ends = [np.maximum(np.abs(leaf.lower), np.abs(leaf.upper)) for leaf in enclosed.leaves]
+    allowed = _EXACT_MARGIN * max(float(end.max()) for end in ends) if enclosed.method == engine.EXACT else 0.0
     per_output, lowest = [], 0.0
-    for leaf in enclosed.leaves:
-        upper = np.maximum(np.abs(leaf.lower), np.abs(leaf.upper))
-        width = up(leaf.upper - leaf.lower) if points else up(upper * margin)
+    for leaf, upper in zip(enclosed.leaves, ends, strict=True):
+        width = up(leaf.upper - leaf.lower) + allowed if points else up(upper * margin)
         highest = np.maximum(up(upper + width).max(axis=0), SMALLEST)
         highest = np.where(np.isnan(highest), np.inf, highest)
         per_output.append(np.vectorize(published_up, otypes=[np.float64])(highest))

@@ -11,6 +11,8 @@ import numpy as np
 from slth_compile.certificate.backward.engine import bound_difference_backward
 from slth_compile.certificate.backward.noise import LARGEST_NODE
 from slth_compile.certificate.difference import Difference, LayerErrors, bound_difference
+from slth_compile.certificate.fixed_point.layers import OutOfPlacesError
+from slth_compile.certificate.fixed_point.points import Exact, enclose_points
 from slth_compile.certificate.sensitivity import multiplications
 from slth_compile.graph import nodes as n
 from slth_compile.graph.graph import Graph
@@ -21,6 +23,16 @@ QUICK, NORMAL, FULL = EFFORTS = ("quick", "normal", "full")
 
 LARGEST_WORK = 2**44
 """Multiplications of backward passes for every element of every activation, all regions together: minutes."""
+
+EXACT = "exact"
+"""Points by both networks in fixed point."""
+
+TELLING = 2.0**-6
+"""Intervals serve at points while their width is at most this part of the largest difference."""
+
+_FIRST = 2
+# Networks that do not differ are enclosed closely enough.
+_NOTHING = 2.0**-60
 
 _REPLAYED = (
     *(n.Input, n.Convolution, n.Dense, n.Affine, n.Relu, n.LeakyRelu, n.MaxPool, n.Maximum, n.AveragePool, n.Mean),
@@ -36,7 +48,7 @@ class Enclosed(NamedTuple):
 
     Attributes:
         leaves: Of `g - f` and of `f`, one an output leaf.
-        method: `"points"`, `"backward"` or `"interval"`.
+        method: `"points"`, `"exact"`, `"backward"` or `"interval"`.
     """
 
     leaves: tuple[Difference, ...]
@@ -77,6 +89,36 @@ def enclose(
         return Enclosed(plain, "interval")
     close = bound_difference_backward(graph, errors, *regions, progress=progress)
     return Enclosed(close, "backward") if _largest(close) < _largest(plain) else Enclosed(plain, "interval")
+
+
+def is_telling(graph: Graph, errors: Mapping[int, LayerErrors], x: np.ndarray) -> bool:
+    """Whether intervals around some of the points are narrow beside the differences, and so about as exact as any."""
+    return _is_narrow(bound_difference(graph, errors, x[:_FIRST], x[:_FIRST]))
+
+
+def enclose_closest(
+    graph: Graph, errors: Mapping[int, LayerErrors], exact: Exact | None, x: np.ndarray, progress: Progress = silent
+) -> Enclosed:
+    """Enclosures of `g - f` at points, in real arithmetic: by intervals where they are narrow, else in fixed point.
+
+    Args:
+        graph: The folded network `f`.
+        errors: Of every weighted layer of `g`, by node position.
+        exact: Both networks' layers; None leaves it to intervals.
+        x: The points, float64, `(points, *input_shape)`.
+        progress: Called as points are done.
+    """
+    if exact is not None and not is_telling(graph, errors, x):
+        try:
+            return Enclosed(enclose_points(graph, exact, errors, x, progress), EXACT)
+        except OutOfPlacesError:
+            pass
+    return Enclosed(bound_difference(graph, errors, x, x), "points")
+
+
+def _is_narrow(leaves: tuple[Difference, ...]) -> bool:
+    width = max(float(np.nan_to_num((leaf.upper - leaf.lower).max(), nan=np.inf)) for leaf in leaves)
+    return width <= TELLING * _largest(leaves) < np.inf or width < _NOTHING
 
 
 def _is_replayed(graph: Graph) -> bool:

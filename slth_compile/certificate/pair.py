@@ -15,6 +15,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from slth_compile.certificate.difference import LayerErrors
+from slth_compile.certificate.fixed_point.layers import exact_layers, exact_ticket
+from slth_compile.certificate.fixed_point.points import Exact
 from slth_compile.certificate.weight_errors import weight_errors
 from slth_compile.domain import Domain
 from slth_compile.errors import InputError, UnsupportedModelError
@@ -42,12 +44,14 @@ class Pair:
             >= 0.
         other: Weights of the second one, `g`, as `graph.evaluate.evaluate` takes them, each the nearest float64.
         is_ticket: Whether `g` is a ticket, whose errors are taken as they are.
+        exact: Both networks' layers with nothing rounded; None where a constant had to become a layer.
     """
 
     graph: Graph
     errors: Mapping[int, LayerErrors]
     other: Mapping[int, LayerWeights]
     is_ticket: bool
+    exact: Exact | None
 
     @property
     def weights(self) -> dict[int, LayerWeights]:
@@ -88,13 +92,15 @@ def pair_of(f: Graph, g: Graph) -> Pair:
     Raises:
         UnsupportedModelError: They are not of one graph; names the first node that differs.
     """
+    unfolded = f, g
     f, g = fold(f), fold(g)
     moved = _require_one_structure(f, g)
     if moved:
         f, g = (fold(_as_layers(graph, moved)) for graph in (f, g))
     f, g = _with_biases(f, g), _with_biases(g, f)
     errors = {i: _layer_errors(f.nodes[i], g.nodes[i]) for i in f.layers}
-    return Pair(f, errors, target_weights(g), is_ticket=False)
+    exact = None if moved else Exact(*map(exact_layers, unfolded))
+    return Pair(f, errors, target_weights(g), is_ticket=False, exact=exact)
 
 
 def pair_with_ticket(f: Graph, folded: Graph, ticket: Ticket, layers: tuple[EffectiveLayer, ...]) -> Pair:
@@ -109,6 +115,7 @@ def pair_with_ticket(f: Graph, folded: Graph, ticket: Ticket, layers: tuple[Effe
     Raises:
         UnsupportedModelError: They are not of one graph; names the first node that differs.
     """
+    exact = Exact(exact_layers(f), exact_ticket(folded, ticket, layers))
     f = fold(f)
     moved = _require_one_structure(f, folded)
     if moved:
@@ -123,7 +130,7 @@ def pair_with_ticket(f: Graph, folded: Graph, ticket: Ticket, layers: tuple[Effe
         assert isinstance(node, n.Weighted)
         if layer.bias is None and node.bias is not None:
             errors[i] = dataclasses.replace(errors[i], bias_center=-node.bias, bias_radius=node.bias_error)
-    return Pair(f, errors, effective_weights(folded, ticket, layers), is_ticket=True)
+    return Pair(f, errors, effective_weights(folded, ticket, layers), is_ticket=True, exact=exact)
 
 
 def enclosed_difference(

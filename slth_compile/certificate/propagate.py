@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -73,16 +73,30 @@ class Operation:
 def propagate(graph: Graph, layers: Callable[[int], Layer], lower: e.Array, upper: e.Array) -> list[list[e.Array]]:
     """Enclosures of every output leaf, `(d lower, d upper, x lower, x upper)`, over a batch of regions.
 
-    For JAX arrays every node is a compiled program of its own, shared by all nodes of its shape: XLA on CPU would fuse
-    neighbours and compute the first again for every use in the second.
-
     Args:
         graph: The folded target.
         layers: Arrays of the weighted layer at a position, of the library that the regions come in.
         lower: Lower ends of the regions, shape `(regions, *input_shape)`.
         upper: Upper ends, likewise.
     """
-    compiled = not isinstance(lower, np.ndarray)
+    return propagate_from(graph, layers, {0: _entered(lower, upper)}, {0})
+
+
+def propagate_from(
+    graph: Graph, layers: Callable[[int], Layer], known: Mapping[int, Pair], passed: Collection[int]
+) -> list[list[e.Array]]:
+    """Enclosures of every output leaf, `(d lower, d upper, x lower, x upper)`, over a batch of regions.
+
+    For JAX arrays every node is a compiled program of its own, shared by all nodes of its shape: XLA on CPU would fuse
+    neighbours and compute the first again for every use in the second.
+
+    Args:
+        graph: The folded target.
+        layers: Arrays of the weighted layer at a position, of the library that the pairs come in.
+        known: Pairs by node position, arrays of shape `(*shape, batch)`: all that the other nodes read, and outputs.
+        passed: Nodes that are left alone.
+    """
+    compiled = not isinstance(next(iter(known.values())).x.lower, np.ndarray)
     by_layer, by_scale, by_slopes, by_matrix, by_error, by_node = (
         (
             _weighted_program,
@@ -96,8 +110,10 @@ def propagate(graph: Graph, layers: Callable[[int], Layer], lower: e.Array, uppe
         else (weighted, scaled, bent, resampled, rounded, unweighted)
     )
     last = {i: position for position, node in enumerate(graph.nodes) for i in node.inputs}
-    pairs = {0: _entered(lower, upper)}
-    for position, node in enumerate(graph.nodes[1:], 1):
+    pairs = dict(known)
+    for position, node in enumerate(graph.nodes):
+        if position in passed:
+            continue
         operands = [pairs[i] for i in node.inputs]
         if isinstance(node, n.Convolution | n.Dense):
             pairs[position] = by_layer(window_of(node), operands[0], layers(position))

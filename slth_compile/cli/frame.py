@@ -69,6 +69,13 @@ Effort = Annotated[
         autocompletion=lambda: ["quick", "normal", "full"],
     ),
 ]
+Promise = Annotated[
+    str,
+    typer.Option(
+        help="Errors that the plan answers for: all|typical|auto (typical only at points that are out of reach).",
+        autocompletion=lambda: ["all", "typical", "auto"],
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Seed of the source, 0 to 2^64 - 1.")]
 SourceFile = Annotated[
     str | None,

@@ -23,6 +23,7 @@ from slth_compile.cli.frame import (
     Layout,
     Objective,
     Out,
+    Promise,
     Quiet,
     Resume,
     Seed,
@@ -63,6 +64,7 @@ def compile(
         str | None, typer.Option(metavar="FILE.npz", help="Calibration inputs x, on which errors are to cancel.")
     ] = None,
     effort: Effort = "normal",
+    promise: Promise = "auto",
     evaluate: Annotated[str | None, typer.Option(metavar="FILE.npz", help="Labelled data x, y for accuracies.")] = None,
     literal: Annotated[bool, typer.Option(help="Evaluate the literal pruned network on it too.")] = False,
     attack: Annotated[bool, typer.Option(help="Set each bound beside what an attack finds.")] = True,
@@ -85,7 +87,15 @@ def compile(
     target = load_checkpoint(model, factory, model_kwargs, shape, layout)
     if dry_run:
         planned = slth_compile.dry_run(
-            target, eps, delta, domain=domains, source=given, objective=objective, window=window, input_shape=shape
+            target,
+            eps,
+            delta,
+            domain=domains,
+            source=given,
+            objective=objective,
+            window=window,
+            promise=promise,
+            input_shape=shape,
         )
         _print_plan(planned, as_json)
         return
@@ -106,6 +116,7 @@ def compile(
             window=window,
             feedback=calibration,
             effort=effort,
+            promise=promise,
             input_shape=shape,
             evaluate=data,
             literal=literal,

@@ -184,7 +184,7 @@ def _certified(target: Graph, made: Graph, network: Network, effort: str, progre
     found, done, total = [], 0, sum(domain.count for domain in domains)
     for index, domain in enumerate(domains):
         show = part_of(progress, "certify", done, total)
-        found.append(certify_enclosed(pair.graph, pair.errors_on(domain), domain, index, effort, show)[0])
+        found.append(certify_enclosed(pair.graph, pair.errors_on(domain), domain, index, effort, show, pair.exact)[0])
         done += domain.count
     return found
 

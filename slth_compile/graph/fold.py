@@ -8,6 +8,7 @@ in float64, every array with a bound on what rounding did to it: relative for ke
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -24,6 +25,9 @@ _TINY = 2.0**-1000
 _EXTREME = "'{}': folding its scale leaves weights below 2^-900 or beyond float64; rescale the model"
 
 
+Norm = n.BatchNorm | n.Affine
+
+
 def fold(graph: Graph) -> Graph:
     """The graph without batch norms: weights in float64 with their folding errors, other nodes as they were.
 
@@ -36,29 +40,48 @@ def fold(graph: Graph) -> Graph:
     Returns:
         The folded graph; positions change, the order of layers does not.
     """
+    unfolded, taken = before_folding(graph)
+    nodes = list(unfolded.nodes)
+    for i, norms in taken.items():
+        layer = nodes[i]
+        assert isinstance(layer, n.Convolution | n.Dense)
+        nodes[i] = functools.reduce(_merge, norms, layer)
+    return dataclasses.replace(unfolded, nodes=tuple(nodes))
+
+
+def before_folding(graph: Graph) -> tuple[Graph, dict[int, tuple[Norm, ...]]]:
+    """The graph that `fold` returns with its layers as they were, and what each of them is to take in, in order.
+
+    Args:
+        graph: A checked graph.
+
+    Returns:
+        The graph, kernels and biases in float64, and batch norms and affine maps by the position of their layer in it.
+    """
     new: list[n.Node] = []
     place: dict[int, int] = {}
+    taken: dict[int, tuple[Norm, ...]] = {}
     for i, node in enumerate(graph.nodes):
         inputs = tuple(place[j] for j in node.inputs)
         if isinstance(node, n.BatchNorm | n.Affine):
-            before = new[inputs[0]]
-            if isinstance(before, n.Convolution | n.Dense) and graph.consumers[node.inputs[0]] == 1:
-                new[inputs[0]] = _merge(before, node)
+            if isinstance(new[inputs[0]], n.Convolution | n.Dense) and graph.consumers[node.inputs[0]] == 1:
                 place[i] = inputs[0]
+                taken[place[i]] = (*taken.get(place[i], ()), node)
                 continue
+            place[i] = len(new)
             if isinstance(node, n.BatchNorm) or node.trained:
                 channels, rank = graph.shapes[node.inputs[0]][-1], len(graph.shapes[node.inputs[0]]) - 1
-                new.append(_merge(_identity(channels, rank, inputs, node.name), node))
-            else:
-                new.append(dataclasses.replace(node, inputs=inputs))
-        elif isinstance(node, n.Convolution | n.Dense):
+                new.append(_identity(channels, rank, inputs, node.name))
+                taken[place[i]] = (node,)
+                continue
+        place[i] = len(new)
+        if isinstance(node, n.Convolution | n.Dense):
             bias = None if node.bias is None else np.asarray(node.bias, np.float64)
             kernel = _shared(np.asarray(node.kernel, np.float64))
             new.append(dataclasses.replace(node, inputs=inputs, kernel=kernel, bias=bias))
         else:
             new.append(dataclasses.replace(node, inputs=inputs))
-        place[i] = len(new) - 1
-    return Graph(tuple(new), tuple(place[i] for i in graph.outputs), graph.output_names)
+    return Graph(tuple(new), tuple(place[i] for i in graph.outputs), graph.output_names), taken
 
 
 def _identity(channels: int, rank: int, inputs: tuple[int, ...], name: str) -> n.Convolution:
@@ -75,7 +98,7 @@ def _identity(channels: int, rank: int, inputs: tuple[int, ...], name: str) -> n
 
 
 @np.errstate(over="ignore", invalid="ignore")  # what overflows is not finite, and refused
-def _merge(layer: n.Weighted, node: n.BatchNorm | n.Affine) -> n.Weighted:
+def _merge(layer: n.Weighted, node: Norm) -> n.Weighted:
     if isinstance(node, n.BatchNorm):
         scale = np.float64(1.0) if node.scale is None else np.asarray(node.scale, np.float64)
         factor = scale / np.sqrt(np.asarray(node.variance, np.float64) + node.epsilon)

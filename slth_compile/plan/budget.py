@@ -8,17 +8,20 @@ equally among the L gadgets:
     eta_l = eps / s_l * (3/4 * k_l / k + 1/4 / L)
 
 Sensitivities s_l only shape the allocation. What is promised is checked: one common factor scales all tolerances until
-`B(eta) <= eps` for all errors within them, over every region of every domain.
+`B(eta) <= eps` for all errors within them, over every region of every domain. At points of networks where no tolerances
+are that small, `plan.typical` plans for errors as they usually are, and promises nothing.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from slth_compile.certificate.difference import bound_tolerances
+from slth_compile.certificate.growth import growth
 from slth_compile.certificate.norms import PointNorms, point_norms
 from slth_compile.certificate.promise import is_affordable, promise_at_points
 from slth_compile.certificate.sensitivity import sensitivities
@@ -26,6 +29,7 @@ from slth_compile.domain import Domain, Points
 from slth_compile.errors import UnreachableError
 from slth_compile.graph.graph import Graph
 from slth_compile.graph.nodes import Weighted
+from slth_compile.plan.typical import typical_tolerances
 
 SENSED_REGIONS = 8
 SEARCHED_REGIONS = 64
@@ -37,6 +41,15 @@ ZERO_SHARE = 2.0**-20
 MARGIN = 1 - 1e-3
 _PROBE = 1e-7
 
+ALL, TYPICAL, AUTO = PROMISES = ("all", "typical", "auto")
+"""For all errors within the tolerances; for typical ones, at points; the first where it can be kept."""
+
+FINEST = 2.0**-40
+"""No weights are met more closely, of a layer's largest."""
+
+# Backward passes make up for this many bits of what intervals lose, at most.
+_HOPELESS = 20
+
 Tolerances = dict[int, tuple[float, float]]
 
 
@@ -46,11 +59,14 @@ class Budget:
 
     Attributes:
         tolerances: By node position, `(kernel, bias)`; the bias entry is 0.0 where the layer has none.
-        bound: `B(eta)`: no errors within the tolerances lead further apart, on any domain.
+        bound: `B(eta)`: no errors within the tolerances lead further apart, on any domain. Where `promise` is `TYPICAL`
+            what such errors are expected to keep within.
+        promise: `ALL` or `TYPICAL`.
     """
 
     tolerances: Tolerances
     bound: float
+    promise: str = ALL
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -78,20 +94,48 @@ class _Regions:
         return self.picked(np.unique(np.linspace(0, count - 1, min(count, wanted)).astype(np.int64)))
 
 
-def allocate(graph: Graph, eps: float, domains: Sequence[Domain], signed: dict[int, bool]) -> Budget:
-    """Tolerances with `B(eta) <= eps` on all domains.
-
-    At points `B` is `certificate.promise`, in networks too large for its backward passes `certificate.norms`; elsewhere
-    it is the interval engine; backward passes come closer, and certify the ticket where they do.
+def allocate(
+    graph: Graph, eps: float, domains: Sequence[Domain], signed: dict[int, bool], promise: str = ALL
+) -> Budget:
+    """Tolerances with `B(eta) <= eps` on all domains, or for typical errors at points.
 
     Args:
         graph: The folded target.
         eps: Allowed difference, output units.
         domains: Where the bound must hold.
         signed: Which layers are signed, by node position.
+        promise: One of `PROMISES`.
 
     Raises:
         UnreachableError: No positive tolerances keep the bound within eps.
+    """
+    points = [domain for domain in domains if isinstance(domain, Points) and promise != ALL]
+    typical = [domain for domain in points if promise == TYPICAL or not _is_promisable(graph, eps, domain, signed)]
+    others = [domain for domain in domains if domain not in typical]
+    promised = _promised(graph, eps, others, signed) if others else None
+    if not typical:
+        assert promised is not None
+        return promised
+    found = [typical_tolerances(graph, eps, domain.regions()[0]) for domain in typical]
+    found += [] if promised is None else [promised.tolerances]
+    least = {i: (min(t[i][0] for t in found), min(t[i][1] for t in found)) for i in graph.layers}
+    return Budget(least, eps * MARGIN, TYPICAL)
+
+
+def _is_promisable(graph: Graph, eps: float, domain: Domain, signed: dict[int, bool]) -> bool:
+    """Whether the smallest tolerances there are keep one of the points within eps, all errors considered."""
+    kernels = {i: _kernel(graph, i) for i in graph.layers}
+    if growth(graph, kernels) + math.log2(FINEST) > _HOPELESS + math.log2(eps):
+        return False
+    finest = {i: (FINEST * _largest(kernels[i]), FINEST * _largest(_bias(graph, i))) for i in graph.layers}
+    return _bound(graph, finest, signed, _Regions.of(graph, domain).spread(1)) <= eps
+
+
+def _promised(graph: Graph, eps: float, domains: Sequence[Domain], signed: dict[int, bool]) -> Budget:
+    """Tolerances with `B(eta) <= eps` on all domains, for all errors.
+
+    At points `B` is `certificate.promise`, in networks too large for its backward passes `certificate.norms`; elsewhere
+    it is the interval engine; backward passes come closer, and certify the ticket where they do.
     """
     everywhere = [_Regions.of(graph, domain) for domain in domains]
     shaped = _shaped(graph, eps, [regions.spread(SENSED_REGIONS) for regions in everywhere], signed)
@@ -151,7 +195,7 @@ def _shaped(graph: Graph, eps: float, sampled: Sequence[_Regions], signed: dict[
             if weights.size == 0:
                 pair.append(0.0)
                 continue
-            nonzero = float(np.abs(weights).max())
+            nonzero = _largest(weights)
             largest = nonzero or eps
             probe = _PROBE * largest
             one = zero | {i: (probe, 0.0) if which == 0 else (0.0, probe)}
@@ -173,6 +217,10 @@ def _bound(graph: Graph, tolerances: Tolerances, signed: dict[int, bool], region
         return promise_at_points(graph, tolerances, regions.lower)
     leaves = bound_tolerances(graph, tolerances, signed, regions.lower, regions.upper)
     return max(float(np.max(np.maximum(np.abs(leaf.lower), np.abs(leaf.upper)))) for leaf in leaves)
+
+
+def _largest(weights: np.ndarray) -> float:
+    return float(np.abs(weights).max(initial=0.0))
 
 
 def _scaled(tolerances: dict[int, tuple[float, float]], factor: float) -> dict[int, tuple[float, float]]:

@@ -14,7 +14,7 @@ from slth_compile.errors import UnreachableError
 from slth_compile.graph.check import nonnegative_nodes
 from slth_compile.graph.graph import Graph
 from slth_compile.graph.nodes import Weighted
-from slth_compile.plan.budget import allocate
+from slth_compile.plan.budget import AUTO, allocate
 from slth_compile.plan.objective import plan_fewest_bits, plan_pinned, plan_sparsest
 from slth_compile.plan.width import Problems, plan_gadget
 from slth_compile.source.law import STANDARD, SourceLaw
@@ -75,7 +75,8 @@ class Plan:
 
     Attributes:
         layout: What will be drawn.
-        bound: The bound promised for all errors within the tolerances, `B(eta)`.
+        bound: The bound promised for all errors within the tolerances, `B(eta)`, or expected of typical ones.
+        promise: Which of the two, `budget.ALL` or `budget.TYPICAL`.
         layers: Predicted sizes.
         constant_v: `C_V` in `parameters of V = C_V * k * log2(k l / min(eps, delta))`.
         constant_u: The same for `U`.
@@ -85,6 +86,7 @@ class Plan:
 
     layout: Layout
     bound: float
+    promise: str
     layers: tuple[LayerSize, ...]
     constant_v: float
     constant_u: float
@@ -100,6 +102,7 @@ def plan(
     objective: str = CLOSEST,
     window: int | None = None,
     law: SourceLaw | None = STANDARD,
+    promise: str = AUTO,
 ) -> Plan:
     """Tolerances, gains, windows and widths for a target.
 
@@ -112,6 +115,7 @@ def plan(
         window: Candidates solved together, everywhere; None chooses for every gadget.
         law: Of the source; None where it is supplied, which is planned for as if it were the standard one. Where its
             misses cannot be bounded (`plan.law`), delta is what widths are estimated for, and is not stated.
+        promise: Which errors within the tolerances are to keep within eps, one of `budget.PROMISES`.
 
     Raises:
         InputError: A window that was not measured.
@@ -119,7 +123,7 @@ def plan(
     """
     positive = nonnegative_nodes(graph, all(domain.is_nonnegative() for domain in domains))
     signed = {i: not positive[graph.nodes[i].inputs[0]] for i in graph.layers}
-    budget = allocate(graph, eps, domains, signed)
+    budget = allocate(graph, eps, domains, signed, promise)
     total = sum(_problems(graph, i, signed[i]) for i in graph.layers)
 
     def layers(stated: bool) -> tuple[LayerLayout, ...]:
@@ -137,10 +141,10 @@ def plan(
             raise
         stated, found = False, layers(stated=False)
     layout = Layout(eps=eps, delta=delta if stated else None, layers=found, objective=objective, law=law)
-    return predict(graph, layout, budget.bound)
+    return predict(graph, layout, budget.bound, budget.promise)
 
 
-def predict(graph: Graph, layout: Layout, bound: float) -> Plan:
+def predict(graph: Graph, layout: Layout, bound: float, promise: str) -> Plan:
     """Sizes and costs of a layout: the realised constants of the theorem, mask bits, seconds, memory."""
     sizes, seconds, memory = [], 0.0, 0
     for i, layer in zip(graph.layers, layout.layers, strict=True):
@@ -167,6 +171,7 @@ def predict(graph: Graph, layout: Layout, bound: float) -> Plan:
     return Plan(
         layout=layout,
         bound=bound,
+        promise=promise,
         layers=tuple(sizes),
         constant_v=sum(size.parameters_v for size in sizes) / unit,
         constant_u=sum(size.parameters_u for size in sizes) / unit,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from slth_compile.plan.budget import ALL
 from slth_compile.plan.plan import Plan
 from slth_compile.report.statements import not_stated_because
 
@@ -31,7 +32,8 @@ def plan_text(plan: Plan) -> str:
     lines += [
         "",
         f"objective          {layout.objective}",
-        f"promised bound     {plan.bound:.4e}   (eps {layout.eps:g})",
+        f"{'promised' if plan.promise == ALL else 'expected'} bound     {plan.bound:.4e}   (eps {layout.eps:g}"
+        f"{'' if plan.promise == ALL else '; for typical errors, nothing is promised'})",
         f"P(a weight missed) {missed}",
         f"source             {'supplied' if layout.law is None else layout.law}",
         f"random parameters  V {parameters_v:,}, U {parameters_u:,} for {weights:,} weights: "

@@ -15,7 +15,7 @@ def planned(summary: Summary) -> Table:
         delta, failure = numbers.given(summary.delta), numbers.upper_bound(summary.planned_failure, summary.delta)
     rows = (
         ("Asked: eps, largest difference of an output", numbers.given(summary.eps), ""),
-        ("Planned: difference if every weight meets its tolerance", bound, repr(summary.planned_bound)),
+        (statements.planned_difference(summary), bound, repr(summary.planned_bound)),
         ("Asked: delta, failure probability over seeds", delta, ""),
         ("Planned: probability that some weight misses", failure, _exact(summary.planned_failure)),
         ("C_V, random parameters of V", numbers.significant(summary.constant_v), repr(summary.constant_v)),

@@ -43,6 +43,7 @@ def summary_json(summary: Summary) -> dict[str, Any]:
         "planned": {
             "failure": summary.planned_failure,
             "bound": summary.planned_bound,
+            "promise": summary.promise,
             "constant_v": summary.constant_v,
             "constant_u": summary.constant_u,
             "layers": [{"name": layer.name, "failure": layer.failure} for layer in summary.layers],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from slth_compile.plan.budget import ALL
 from slth_compile.report import numbers
 from slth_compile.report.summary import CertificateRow, LayerRow, Summary
 
@@ -96,6 +97,13 @@ def size_verdict(summary: Summary) -> str:
 def wide_inputs(summary: Summary) -> list[LayerRow]:
     """Layers whose `U` has more random parameters than their `V`."""
     return [layer for layer in summary.layers if layer.parameters_u > layer.parameters_v]
+
+
+def planned_difference(summary: Summary) -> str:
+    """What the planned bound is a bound of."""
+    if summary.promise == ALL:
+        return "Planned: difference if every weight meets its tolerance"
+    return "Expected: difference of typical errors within the tolerances; no promise"
 
 
 def not_stated(summary: Summary) -> str:

@@ -155,7 +155,8 @@ class Summary:
         delta: Asked: largest failure probability over seeds; None where nothing is stated.
         objective: Asked: which subset within its tolerance a weight takes.
         planned_failure: Planned bound on the failure probability; None where none is stated.
-        planned_bound: `B(eta)`: the bound promised for all errors within the tolerances.
+        planned_bound: `B(eta)`: the bound promised for all errors within the tolerances, or expected of typical ones.
+        promise: Which of the two, as in `plan.budget`.
         constant_v: `C_V` of the plan.
         constant_u: `C_U` of the plan.
         layers: One row a weighted layer.
@@ -172,6 +173,7 @@ class Summary:
     delta: float | None
     planned_failure: float | None
     planned_bound: float
+    promise: str
     constant_v: float
     constant_u: float
     layers: tuple[LayerRow, ...]

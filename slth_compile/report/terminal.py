@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from slth_compile.plan.budget import ALL
 from slth_compile.report import numbers, statements
 from slth_compile.report.summary import Summary
 
@@ -24,7 +25,8 @@ def render_terminal(summary: Summary) -> str:
         failure = f"<= {summary.planned_failure:.1e} over seeds"
     lines += [
         "",
-        f"planned    bound {numbers.upper_bound(summary.planned_bound, summary.eps)}, "
+        f"planned    bound {numbers.upper_bound(summary.planned_bound, summary.eps)}"
+        f"{'' if summary.promise == ALL else ' for typical errors, not promised'}, "
         f"P(a weight missed) {failure}; "
         f"C_V = {summary.constant_v:.1f}, C_U = {summary.constant_u:.1f}",
     ]

@@ -1,0 +1,1 @@
+"""Both networks evaluated at points in fixed point, to as many places as their depth asks for."""

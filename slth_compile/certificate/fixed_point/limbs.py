@@ -1,0 +1,196 @@
+"""Numbers in fixed point, as limbs of 20 bits held in float64, and a radius for all that was dropped.
+
+    value = sum_a limbs[a] 2^(20 (head - a)),   |true - value| <= radius,   |limbs[a]| <= 2^19 + 1
+
+Products of limbs are integers below 2^39, and sums of up to 2^14 of them below 2^53: float64 adds them up without
+rounding, in any order, fused or not, on any device. What is dropped is dropped here, on purpose, and counted. The sign
+of a number is that of its first limb that is not zero, as the others together are less than one of its units.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+BITS = 20
+MOST_PRODUCTS = 2**14
+"""Most products of two limbs that are added up before carrying."""
+
+LARGEST_LIMB = 2.0 ** (BITS - 1) + 1
+ABOVE = 1 + 2.0**-20
+"""Covers the rounding of a radius: of sums of nonnegative numbers, up to 2^30 of them."""
+
+_BASE = 2.0**BITS
+
+
+class Places(NamedTuple):
+    """Which powers of 2^20 a number's limbs stand for.
+
+    Attributes:
+        head: Of the first limb.
+        limbs: Number of limbs.
+    """
+
+    head: int
+    limbs: int
+
+    @property
+    def unit(self) -> float:
+        """What one in the last limb stands for."""
+        return 2.0 ** (BITS * (self.head - self.limbs + 1))
+
+    def scale(self, limb: int) -> float:
+        """What one in a limb stands for."""
+        return 2.0 ** (BITS * (self.head - limb))
+
+
+class Fixed(NamedTuple):
+    """A batch of numbers in fixed point.
+
+    Attributes:
+        limbs: Float64 integers, shape `(*shape, places, batch)`.
+        radius: Shape `(*shape, 1)`; it holds for every sample of the batch.
+        top: The largest first limb met on the way, a scalar; above `LARGEST_LIMB` the numbers are worth nothing.
+    """
+
+    limbs: Any
+    radius: Any
+    top: Any
+
+
+def digits(values: np.ndarray, places: Places) -> tuple[np.ndarray, float]:
+    """The limbs nearest to float64 values, `(places, *shape)`, and how far off the worst is.
+
+    Every difference is exact: what is subtracted are the leading bits.
+    """
+    found, rest = [], np.asarray(values, np.float64)
+    for limb in range(places.limbs):
+        scale = places.scale(limb)
+        found.append(np.rint(rest / scale))
+        rest = rest - found[-1] * scale
+    return np.stack(found), float(np.abs(rest).max(initial=0.0))
+
+
+def entered(values: np.ndarray, places: Places) -> Fixed:
+    """Inputs `(batch, *shape)` in fixed point."""
+    limbs, off = digits(values, places)
+    limbs = np.moveaxis(limbs, (0, 1), (-2, -1))
+    return Fixed(jnp.asarray(limbs), jnp.full((*values.shape[1:], 1), off), jnp.asarray(np.abs(limbs[..., 0, :]).max()))
+
+
+def carried(sums: Any, count: int, passes: int = 3) -> Any:
+    """Sums by significance, integers, as `count` limbs; what is below the last one is dropped, less than 3/4 of a unit.
+
+    Every pass moves all carries up by one place at once. Three of them leave limbs of at most `LARGEST_LIMB` behind
+    sums below 2^53, two behind sums below 2^38, one behind sums or differences of two numbers.
+
+    Args:
+        sums: The sum of every significance, largest first, shape `(*shape, significances, batch)`.
+        count: Limbs to keep, at most as many as there are significances.
+        passes: How often carries move.
+    """
+    ends = ((0, 0),) * (sums.ndim - 2)
+    for _ in range(passes):
+        carry = jnp.round(sums[..., 1:, :] * (1 / _BASE))
+        up, left = (jnp.pad(v, (*ends, w, (0, 0))) for v, w in ((carry, (0, 1)), (carry * _BASE, (1, 0))))
+        sums = sums - left + up
+    return sums[..., :count, :]
+
+
+def signs(limbs: Any) -> Any:
+    """A float64 with the sign of each number, and within a few roundings of it in units of its first limb."""
+    weights = np.ldexp(1.0, -BITS * np.arange(limbs.shape[-2]))
+    return jnp.sum(limbs * weights[:, None], -2)
+
+
+def normal(limbs: Any, passes: int = 1) -> Any:
+    """The same numbers, sums or differences of two, with every limb but the first in its range."""
+    return carried(limbs, limbs.shape[-2], passes)
+
+
+def chosen(where: Any, a: Any, b: Any) -> Any:
+    """Limbs of `a` where the numbers' condition `(*shape, batch)` holds, of `b` elsewhere."""
+    return jnp.where(where[..., None, :], a, b)
+
+
+def larger(a: Any, b: Any) -> Any:
+    """The larger number of two."""
+    return chosen(signs(normal(a - b)) >= 0, a, b)
+
+
+def tops(limbs: Any, *before: Any) -> Any:
+    """The largest first limb, of these numbers and of those before them."""
+    return functools.reduce(jnp.maximum, before, jnp.max(jnp.abs(limbs[..., 0, :])))
+
+
+def magnitude(value: Fixed, places: Places) -> Any:
+    """A float64 that no sample exceeds in magnitude, `(*shape, 1)`."""
+    size = jnp.max(jnp.abs(signs(value.limbs)), -1, keepdims=True) * (2.0 ** (BITS * places.head) * ABOVE)
+    return size + value.radius
+
+
+def collected(products: Iterable[tuple[int, Any]], count: int) -> Any:
+    """Sums by significance of the products of two numbers' limbs.
+
+    Args:
+        products: By limb `k` of one of them, the products of that limb and all limbs `a` of the other, of shape
+            `(*shape, limbs, batch)`; they have significance `a + k`.
+        count: The last significance that is summed up: one below the result's last limb.
+
+    Returns:
+        Shape `(*shape, count + 1, batch)`. Significances below zero are left out: a caller knows that they are zero.
+    """
+    found = []
+    for k, part in products:
+        first, kept = max(0, -k), min(part.shape[-2], count + 1 - k)
+        before, after = max(0, k), count + 1 - k - kept
+        if kept > first:
+            widths = ((0, 0),) * (part.ndim - 2) + ((before, after), (0, 0))
+            found.append(jnp.pad(part[..., first:kept, :], widths))
+    return functools.reduce(operator.add, found)
+
+
+def convolved(values: Any, factors: Callable[[Any], Any], shift: int, count: int) -> Any:
+    """`collected` for products with all of a number's limbs, one after another in a loop: a small program.
+
+    Args:
+        values: Limbs of the one number, shape `(*shape, limbs, batch)`.
+        factors: Limb `k` of the other, `k` below `count + 1`, of a shape that broadcasts against `(*shape, 1, batch)`.
+        shift: Significance `a + k - shift` is the result's limb.
+        count: As for `collected`.
+    """
+    ends = ((0, 0),) * (values.ndim - 2)
+    after = max(0, count + 1 + shift - values.shape[-2])
+    padded = jnp.pad(values, (*ends, (count + 1, after), (0, 0)))
+
+    def step(k: Any, found: Any) -> Any:
+        return found + factors(k) * lax.dynamic_slice_in_dim(padded, count + 1 + shift - k, count + 1, -2)
+
+    shape = jnp.broadcast_shapes(values.shape, factors(0).shape)
+    return lax.fori_loop(0, count + 1, step, jnp.zeros((*shape[:-2], count + 1, shape[-1])))
+
+
+def dropped(terms: int, pairs: int) -> float:
+    """How many of the last limb's units `collected` and `carried` drop, `terms` products of numbers in each sum.
+
+    Less than `pairs` products of limbs of each lower significance, each at most `(2^19 + 1)^2` of its own unit, which
+    is 2^-40 and less of the result's: 0.26 of its units for all of them; rounding on the way takes less than one more.
+    """
+    return terms * pairs * 0.26 + 1
+
+
+def whole(limbs: Any, places: Places) -> Any:
+    """The numbers in float64, with a relative error below 2^-48."""
+    return signs(limbs) * 2.0 ** (BITS * places.head)
+
+
+def program(function: Callable[..., Any], *static: int) -> Callable[..., Any]:
+    """The function compiled, the arguments at these positions part of the program."""
+    return functools.partial(jax.jit, static_argnums=static)(function)

@@ -1,0 +1,137 @@
+"""Tolerances for points from what errors typically do: for networks so deep that all errors cannot be promised for.
+
+A promise for *all* errors within the tolerances must fear that every weight is off by its tolerance, in the worst
+direction, and that every unit near its kink crosses it: in a network of 20 layers it asks for tolerances below 1e-16.
+Errors of a ticket come from independent problems and mostly cancel. With independent errors, uniform within the
+tolerances,
+
+    variance of an output ~ sum_l (s_l eta_l)^2,   s_l = what layer l alone does, measured by drawing its errors
+
+and the widest tolerances with `sum_l (s_l eta_l)^2 = goal^2` are (Lagrange, a weight met to eta costs log2(1/eta)
+candidates) `eta_l = goal / s_l * sqrt(k_l / k)`. A share of it all is equal among layers, as in `plan.budget`.
+
+Nothing is promised by this: what is certified about the ticket that was drawn decides. Errors of closest subsets are
+usually far below the tolerances that few of a million problems may miss.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from slth_compile.errors import UnreachableError
+from slth_compile.graph import nodes as n
+from slth_compile.graph.evaluate import LayerWeights, evaluate
+from slth_compile.graph.graph import Graph, Structure
+
+SAFETY = 2.0
+"""How far the largest difference seen is kept below eps."""
+
+DRAWS, FEW_POINTS, MANY_POINTS = 2, 4, 256
+EQUAL_SHARE = 0.25
+
+# A difference this large, of the largest output, is far above float32's rounding and about proportional to errors.
+_SEEN, _ROUNDS, _STEP = (2.0**-12, 2.0**-4), 8, 16.0
+
+Tolerances = dict[int, tuple[float, float]]
+
+
+def typical_tolerances(graph: Graph, eps: float, x: np.ndarray) -> Tolerances:
+    """Tolerances within which errors drawn at random move no output by more than `eps / 2`.
+
+    Args:
+        graph: The folded target.
+        eps: Allowed difference of any output.
+        x: Points, `(samples, *input_shape)`.
+
+    Returns:
+        `(kernel, bias)` by node position; the bias entry is 0.0 where there is none.
+
+    Raises:
+        UnreachableError: Outputs that are not finite.
+    """
+    parts = [(i, which) for i in graph.layers for which in (0, 1) if _largest(graph, i, which)]
+    total = sum(_weights(graph, i)[which].size for i, which in parts)
+    few, many = (_moved(graph, _spread(x, count)) for count in (FEW_POINTS, MANY_POINTS))
+    shaped = {}
+    for i, which in parts:
+        largest = _largest(graph, i, which)
+        share = (1 - EQUAL_SHARE) * _weights(graph, i)[which].size / total + EQUAL_SHARE / len(parts)
+        moved = _proportional(few, {(i, which): largest})
+        shaped[i, which] = min(largest, eps * math.sqrt(share) / moved * largest if moved else largest)
+    factor = min(1.0, eps / (SAFETY * _proportional(many, shaped) or eps))
+    return {i: (factor * shaped.get((i, 0), 0.0), factor * shaped.get((i, 1), 0.0)) for i in graph.layers}
+
+
+Parts = dict[tuple[int, int], float]
+
+
+def _proportional(moved: Callable[[Parts], tuple[float, float]], sizes: Parts) -> float:
+    """How far errors of these sizes move an output, were it proportional to them: from smaller ones, or larger."""
+    factor, distance = 2.0**-8, 0.0
+    for _ in range(_ROUNDS):
+        distance, largest = moved({part: factor * size for part, size in sizes.items()})
+        if not math.isfinite(largest):
+            raise UnreachableError("plan: an output is not finite at a point; use other points")
+        low, high = (bound * largest for bound in _SEEN)
+        if low <= distance <= high or largest == 0:
+            break
+        factor *= _STEP if distance < low else 1 / _STEP
+    return distance / factor
+
+
+def _moved(graph: Graph, x: np.ndarray) -> Callable[[Parts], tuple[float, float]]:
+    """A function from sizes of errors to the largest difference they make at these points, and the largest output."""
+    program = _program(Structure(graph))
+    weights = {i: tuple(jnp.asarray(np.asarray(w, np.float32)) for w in _weights(graph, i)) for i in graph.layers}
+    size = max(1, min(len(x), 2**24 // max(map(math.prod, graph.shapes))))
+    rows = [x[start : start + size].astype(np.float32) for start in range(0, len(x), size)]
+
+    def moved(sizes: Parts) -> tuple[float, float]:
+        eta = {i: (jnp.float32(sizes.get((i, 0), 0.0)), jnp.float32(sizes.get((i, 1), 0.0))) for i in graph.layers}
+        found = [program(weights, eta, jax.random.key(draw), part) for draw in range(DRAWS) for part in rows]
+        distances, outputs = np.asarray(found, np.float64).T
+        return float(distances.max()), float(outputs.max())
+
+    return moved
+
+
+@functools.lru_cache(maxsize=8)
+def _program(structure: Structure) -> Callable[..., Any]:
+    return jax.jit(functools.partial(_difference, structure.graph))
+
+
+def _difference(graph: Graph, weights: Any, eta: Any, key: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The largest difference that errors drawn within `eta` make, and the largest output."""
+
+    def drawn(i: int, which: int) -> jax.Array:
+        own = jax.random.fold_in(key, 2 * i + which)
+        w = weights[i][which]
+        return w + eta[i][which] * jax.random.uniform(own, w.shape, w.dtype, -1.0, 1.0)
+
+    biased = {i: _weights(graph, i)[1].size > 0 for i in graph.layers}
+    plain = {i: LayerWeights(weights[i][0], None, weights[i][1] if biased[i] else None) for i in graph.layers}
+    moved = {i: LayerWeights(drawn(i, 0), None, drawn(i, 1) if biased[i] else None) for i in graph.layers}
+    pairs = list(zip(evaluate(graph, x, plain), evaluate(graph, x, moved), strict=True))
+    distance = jnp.max(jnp.stack([jnp.max(jnp.abs(a - b)) for a, b in pairs]))
+    return distance, jnp.max(jnp.stack([jnp.max(jnp.abs(a)) for a, _ in pairs]))
+
+
+def _weights(graph: Graph, position: int) -> tuple[np.ndarray, np.ndarray]:
+    node = graph.nodes[position]
+    assert isinstance(node, n.Weighted)
+    return node.kernel, np.zeros(0) if node.bias is None else node.bias
+
+
+def _largest(graph: Graph, position: int, which: int) -> float:
+    return float(np.abs(_weights(graph, position)[which]).max(initial=0.0))
+
+
+def _spread(x: np.ndarray, wanted: int) -> np.ndarray:
+    return x[np.unique(np.linspace(0, len(x) - 1, min(len(x), wanted)).astype(np.int64))]
