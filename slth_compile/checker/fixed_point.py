@@ -182,7 +182,8 @@ def divided(x: Number, count: np.ndarray, tail: int) -> Number:
     """
     # |rest| <= (1/2 + 2^-32) count, so no number here reaches 2^46.
     rest, limbs = np.zeros(x.limbs.shape[1:]), []
-    for i in range(x.head - tail + 1):
+    last = min(tail, x.low)
+    for i in range(x.head - last + 1):
         rest = rest * _BASE
         if i < len(x.limbs):
             rest += x.limbs[i]
@@ -190,7 +191,7 @@ def divided(x: Number, count: np.ndarray, tail: int) -> Number:
         rest -= limbs[-1] * count
         if i + 1 >= len(x.limbs) and not rest.any():
             break
-    dropped = _ROUNDED * unit(tail) if rest.any() else 0.0
+    dropped = _ROUNDED * unit(last) if rest.any() else 0.0
     return settled(np.stack(limbs), x.head, grown(x.radius / count + dropped), tail)
 
 
