@@ -150,16 +150,26 @@ def _enough(probe: Callable[[int], list[Found]], claims: Sequence[np.ndarray]) -
     """Limbs that bring the enclosures of one sample within `_SHARE` of the claims, or after which more do not help."""
     largest = max(float(leaf.max()) for leaf in claims)
     goals = [np.maximum(leaf, _SPREAD * largest) * _SHARE for leaf in claims]
-    limbs, before = _FIRST, math.inf
-    while limbs < MAX_LIMBS:
-        with np.errstate(all="ignore"):
-            wide = [(leaf.upper - leaf.lower) / goal for leaf, goal in zip(probe(limbs), goals, strict=True)]
-        missing = max(float(np.log2(np.fmax(leaf, 1.0)).max()) for leaf in wide) / BITS
-        if missing == 0 or (math.isfinite(before) and missing > before - 0.5):
-            break
-        before = missing
-        limbs = min(MAX_LIMBS, limbs + (math.ceil(missing) if math.isfinite(missing) else _FIRST))
-    return limbs
+    limbs, best, before, stalled = _FIRST, _FIRST, math.inf, 0
+    while True:
+        found = probe(limbs)
+        missing = max(_missing(leaf, goal) for leaf, goal in zip(found, goals, strict=True))
+        if missing <= 0:
+            return max(1, limbs + math.ceil(max(missing, -MAX_LIMBS)))
+        stalled = 0 if missing < before - 1 / BITS else stalled + 1
+        best, before = (best, before) if stalled else (limbs, missing)
+        # Enclosures that know nothing yet, such as of a softmax, may be of one width until they know something.
+        if limbs == MAX_LIMBS or (stalled and any(leaf.lower.any() for leaf in found)):
+            return best
+        limbs = min(MAX_LIMBS, limbs + max(math.ceil(min(missing, _FIRST)), 2**stalled))
+
+
+def _missing(leaf: Found, goal: np.ndarray) -> float:
+    """How many limbs more it takes to reach a width, where each makes it `2^20` times smaller."""
+    width = leaf.upper - leaf.lower
+    wide = width > 0
+    with np.errstate(all="ignore"):
+        return float((np.log2(width[wide]) - np.log2(goal[wide])).max(initial=-np.inf)) / BITS
 
 
 def _walk(graph: Graph, layers: _Layers, x: np.ndarray, last: list[int], tail: int) -> list[Found]:
