@@ -261,6 +261,38 @@ def worst(pair: Pair, x: np.ndarray) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("name", ["dense", "conv", "lines"])
+def test_layers_cover_their_images(name: str, signed: bool) -> None:
+    """Whatever is cut from inputs, weights and products, of inputs that are known closely, poorly or not at all."""
+    pair = exact_pair(name, signed, 4)
+    for seed, layer in [(seed, layer) for layer in pair.folded.layers for seed in range(6)]:
+        rng = np.random.default_rng(seed)
+        shape = pair.folded.graph.nodes[pair.folded.graph.nodes[layer.node].inputs[0]].shape
+        x = numbers(rng, (2, *shape), int(rng.integers(1, 4)), int(rng.integers(-1, 4)))
+        kernels, bias, exponent = pair.exact[layer.node]
+        one_signed = pair.layers[layer.node].effective.negative is None
+        if one_signed:
+            x = Number(np.abs(x.limbs), x.head, x.radius * 0)
+        inputs = members(rng, x)
+        for tail in (0, -1, -5):
+            target = exact_layers.target_weights(layer, tail)
+            found = exact_layers.linear_image(layer, target.kernel, x, tail)
+            kernel = rationals(layer.kernel)
+            assert holds(found, np.array([correlate(sample, kernel, layer) for sample in inputs], object))
+            ticket = exact_layers.ticket_weights(pair.layers[layer.node], tail)
+            truth = np.array(
+                [
+                    correlate(np.maximum(sample, Fraction(0)), kernels[0], layer)
+                    + correlate(np.minimum(sample, Fraction(0)), kernels[-1], layer)
+                    + (0 if bias is None else rationals(bias) * Fraction(2) ** exponent)
+                    for sample in inputs
+                ],
+                object,
+            )
+            assert holds(exact_layers.ticket_image(ticket, x, tail), truth)
+
+
+@pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("name", ["dense", "spread", "conv", "pools", "residual", "lines"])
 def test_differences_are_enclosed(name: str, signed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """At any number of limbs; narrowly, where there are a few; with sums carried in between, too."""

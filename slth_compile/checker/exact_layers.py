@@ -67,6 +67,8 @@ class TicketWeights(NamedTuple):
 
 def target_weights(layer: Layer, tail: int) -> TargetWeights:
     """The layer of f for activations that are cut below `tail`."""
+    if layer.scale is not None and layer.exact_scale is None:
+        raise ValueError("the exact scale is needed, only an enclosure of it is known")
     tail -= _EXTRA
     bias = None
     if layer.bias is not None:
