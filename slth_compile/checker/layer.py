@@ -43,7 +43,9 @@ def expected_masks(plans: tuple[LayerPlan, ...]) -> set[str]:
     }
 
 
-def pair_layer(index: int, layer: Layer, plan: LayerPlan, source: Source, masks: Masks) -> tuple[PairLayer, Counts]:
+def pair_layer(
+    index: int, layer: Layer, plan: LayerPlan, source: Source, masks: Masks, *, exact: bool = False
+) -> tuple[PairLayer, Counts]:
     """The layer that masks and source amount to, every weight found within its tolerance.
 
     Args:
@@ -52,6 +54,7 @@ def pair_layer(index: int, layer: Layer, plan: LayerPlan, source: Source, masks:
         plan: Its gadgets.
         source: Where the random numbers come from.
         masks: Contents of `masks.safetensors`.
+        exact: True keeps the effective weights beside their errors: for certificates by exact evaluation.
 
     Raises:
         VerificationError: A mask is malformed or names candidates that do not exist, or a tolerance is missed.
@@ -81,9 +84,8 @@ def pair_layer(index: int, layer: Layer, plan: LayerPlan, source: Source, masks:
         bias_weights = Dyadic(found.integers.reshape(-1), found.exponent)
         own = (shape[2], more, plan.bias.width, plan.bias.width * shape[2])
         counts = [a + b for a, b in zip(counts, own, strict=True)]
-    effective = Effective(positive_weights, negative_weights, bias_weights)
-    pair = dataclasses.replace(enclose(layer, positive, negative, bias_error), effective=effective)
-    return pair, Counts(*counts)
+    effective = Effective(positive_weights, negative_weights, bias_weights) if exact else None
+    return enclose(layer, positive, negative, bias_error, effective), Counts(*counts)
 
 
 def _errors(

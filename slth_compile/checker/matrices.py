@@ -72,7 +72,13 @@ class PairLayer:
     effective: Effective | None = None
 
 
-def enclose(layer: Layer, positive: Interval, negative: Interval | None, bias_error: Interval | None) -> PairLayer:
+def enclose(
+    layer: Layer,
+    positive: Interval,
+    negative: Interval | None,
+    bias_error: Interval | None,
+    effective: Effective | None = None,
+) -> PairLayer:
     """The layer with these weight errors.
 
     Args:
@@ -80,6 +86,7 @@ def enclose(layer: Layer, positive: Interval, negative: Interval | None, bias_er
         positive: E_p, canonical shape `(P, C, S/groups)`.
         negative: E_n, likewise; None in a one-signed layer.
         bias_error: e_b, shape `(S,)`; None where the layer has no bias.
+        effective: The weights that have these errors, where they are to be kept.
     """
     target = folded_weight(layer.canonical(layer.kernel), spread_scale(layer))
     errors = [None if error is None else _matrix(*to_centre(error), layer.groups) for error in (positive, negative)]
@@ -92,6 +99,7 @@ def enclose(layer: Layer, positive: Interval, negative: Interval | None, bias_er
         error_negative=errors[1],
         bias=bias,
         bias_error=None if bias_error is None else to_centre(bias_error),
+        effective=effective,
     )
 
 
