@@ -260,6 +260,19 @@ def canonical_integers(layer: Any, kernel: np.ndarray, exponent: int) -> np.ndar
     return layer.canonical(np.vectorize(lambda v: int(v / Fraction(2) ** exponent), otypes=[np.int64])(kernel))
 
 
+def test_sums_longer_than_float64_holds_are_carried() -> None:
+    """60000 products of the largest limbs, two at a position: more than 2^54, and odd."""
+    terms, largest = 60_000, 2**19 - 1
+    limbs = np.full((2, 1, terms), float(largest))
+    limbs[1, 0, 0] -= 2
+    layer, weights = exact_layers.matrix_layer(np.full((1, terms), largest * (1 + 2.0**-20)), 0, -5)
+    found = exact_layers.linear_image(layer, weights, Number(limbs, 0, np.zeros(terms)), -5)
+    both = 1 + Fraction(1, 2**20)
+    truth = (terms * largest * both - Fraction(2, 2**20)) * largest * both
+    assert holds(found, np.array([[truth]], object))
+    assert found.radius[0] < 2.0**-100
+
+
 def worst(pair: Pair, x: np.ndarray) -> list[np.ndarray]:
     """The largest difference of every output element over samples, exactly."""
     return [np.max(leaves, axis=0) for leaves in zip(*(pair.difference(sample) for sample in x), strict=True)]
