@@ -471,3 +471,11 @@ def test_lies_are_refused(lie: str, tmp_path: Path) -> None:
     ticket = exact_ticket()
     LIES[lie](ticket.claims)
     assert refused(ticket, tmp_path / "ticket") in ("bound", "format")
+
+
+@pytest.mark.parametrize("lie", ["float64", "float32"])
+def test_exact_certificates_are_for_real_numbers(lie: str, tmp_path: Path) -> None:
+    ticket = exact_ticket()
+    LIES[lie](ticket.claims)
+    with pytest.raises(VerificationError, match="for real numbers alone"):
+        verify(ticket.save(tmp_path / "ticket"))
