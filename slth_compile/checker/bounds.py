@@ -81,7 +81,7 @@ def output_bounds(
     Raises:
         VerificationError: A sample needs more memory than the checker allows, or a bound is not finite.
     """
-    last = _last_reads(folded.graph)
+    last = last_reads(folded.graph)
     largest = max(math.prod(node.shape) for node in folded.graph.nodes)
     step = max(1, _BATCH // largest)
     bounds = [np.zeros(folded.graph.nodes[i].shape) for i in folded.graph.outputs]
@@ -108,7 +108,7 @@ def _region(domain: Domain, start: int, stop: int, inputs: Format | None) -> tup
     return ends if inputs is None else rounded_inputs(*ends, inputs)
 
 
-def _last_reads(graph: Graph) -> list[int]:
+def last_reads(graph: Graph, most: int = MAX_LIVE) -> list[int]:
     """The last node that reads each node (outputs are kept to the end); the memory this needs is bounded."""
     last = list(range(len(graph.nodes)))
     for position, node in enumerate(graph.nodes):
@@ -122,8 +122,8 @@ def _last_reads(graph: Graph) -> list[int]:
         size = math.prod(node.shape)
         live += size
         ends[last[position]] = ends.get(last[position], 0) + size
-        if live > MAX_LIVE:
-            raise VerificationError("target", f"a sample needs {live} activations at a time, more than {MAX_LIVE}")
+        if live > most:
+            raise VerificationError("target", f"a sample needs {live} activations at a time, more than {most}")
         live -= ends.pop(position, 0)
     return last
 

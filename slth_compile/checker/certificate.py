@@ -11,6 +11,7 @@ import numpy as np
 
 from slth_compile.checker.bounds import backward_bounds, output_bounds
 from slth_compile.checker.domain import Domain
+from slth_compile.checker.exact import exact_bounds
 from slth_compile.checker.execution import FORMATS, Evaluated, evaluated
 from slth_compile.checker.fold import Folded
 from slth_compile.checker.matrices import PairLayer
@@ -20,7 +21,7 @@ from slth_compile.errors import VerificationError
 
 _FIELDS = ("domain", "kind", "method", "bound", "lower", "per_output", "arithmetic", "float32")
 _ARITHMETICS = {"real": False, "real, float64": True}
-_METHODS = {"box": ("interval", "backward"), "balls": ("interval", "backward"), "points": ("points",)}
+_METHODS = {"box": ("interval", "backward"), "balls": ("interval", "backward"), "points": ("points", "exact")}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,8 +70,11 @@ def check_claim(
     """
     backward = claim.method == "backward"
     bounds_of = backward_bounds if backward and not quick else output_bounds
-    networks = _evaluated(folded, layers, "float64", position) if claim.float64 else (folded, layers)
-    own = bounds_of(*networks, domain)
+    if claim.method == "exact":
+        own = exact_bounds(folded, layers, domain, claim.per_output)
+    else:
+        networks = _evaluated(folded, layers, "float64", position) if claim.float64 else (folded, layers)
+        own = bounds_of(*networks, domain)
     found = max(float(leaf.max()) for leaf in own)
     checked = functools.partial(CheckedCertificate, kind=claim.kind, method=claim.method, claimed=claim.bound)
     if backward and quick:
@@ -126,6 +130,8 @@ def _claim(entry: Any, position: int, domain: Domain, sizes: list[int], eps: flo
     float32 = entry["float32"]
     if float32 is not None:
         float32 = real(float32, f"'float32' of {what}", "bound")
+    if entry["method"] == "exact" and (arithmetic != "real" or float32 is not None):
+        raise VerificationError("bound", f"{what} has the method 'exact', which is for real numbers alone")
     return Claim(domain.kind, entry["method"], bound, lower, figures, _ARITHMETICS[arithmetic], float32)
 
 

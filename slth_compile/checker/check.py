@@ -95,7 +95,8 @@ def _verify(
     _check_layers(manifest, folded, domains)
     passed.append(("sign", "one-signed layers read non-negative inputs by structure"))
     source = _source(directory, manifest)
-    layers, counts = _layers(directory, manifest, folded, source)
+    exact = any(claim.method == "exact" for claim in claims)
+    layers, counts = _layers(directory, manifest, folded, source, exact)
     passed.append(("masks", f"{counts.kept} candidates kept, all of them in the source"))
     passed.append(("source", source.finish()))
     passed.append(("weights", f"{counts.weights} weights recomputed in integers"))
@@ -190,8 +191,10 @@ def _not_stated(manifest: Manifest) -> str:
     return f"not stated: {supplied}; the weights were checked one by one"
 
 
-def _layers(directory: Path, manifest: Manifest, folded: Folded, source: Source) -> tuple[dict[int, PairLayer], Counts]:
-    """Every layer in both networks, by position in the folded graph."""
+def _layers(
+    directory: Path, manifest: Manifest, folded: Folded, source: Source, exact: bool
+) -> tuple[dict[int, PairLayer], Counts]:
+    """Every layer in both networks, by position in the folded graph; with its exact weights where they are needed."""
     masks = read_safetensors(directory / "masks.safetensors")
     expected = expected_masks(manifest.layers)
     if set(masks) != expected:
@@ -200,7 +203,7 @@ def _layers(directory: Path, manifest: Manifest, folded: Folded, source: Source)
     layers: dict[int, PairLayer] = {}
     counts: list[Counts] = []
     for i, (plan, layer) in enumerate(zip(manifest.layers, folded.layers, strict=True)):
-        layers[layer.node], count = pair_layer(i, layer, plan, source, masks)
+        layers[layer.node], count = pair_layer(i, layer, plan, source, masks, exact=exact)
         counts.append(count)
     total = [sum(getattr(count, field) for count in counts) for field in ("weights", "kept", "u", "v")]
     return layers, Counts(*total)

@@ -33,6 +33,8 @@ class Layer:
         padding: (low, high) zeros on every spatial axis.
         dilation: Distance of neighbouring taps on every spatial axis.
         groups: Number of groups.
+        exact_scale: The scale before it was cut to float64, one enclosure a channel; None where `scale` is.
+        exact_bias: Likewise; None where `bias` is, or is a float64 as it stands.
     """
 
     node: int
@@ -44,6 +46,8 @@ class Layer:
     padding: tuple[tuple[int, int], ...]
     dilation: tuple[int, ...]
     groups: int
+    exact_scale: _Channels | None = None
+    exact_bias: _Channels | None = None
 
     @property
     def canonical_shape(self) -> tuple[int, int, int]:
@@ -117,10 +121,12 @@ def _layer(position: int, node: Node, taken: list[Node]) -> Layer:
         stride, padding, dilation, groups = (node.fields[k] for k in ("stride", "padding", "dilation", "groups"))
     kernel = kernel.reshape(math.prod(taps), *kernel.shape[-2:])
     scale_triple, bias_triple = None, None if bias is None else exact_triple(bias)
+    scale = shift = None
     if taken:
         scale, shift = _chain(taken, kernel.shape[-1], bias)
         scale_triple, bias_triple = to_triple(scale), None if shift is None else to_triple(shift)
-    return Layer(position, kernel, scale_triple, bias_triple, taps, stride, padding, dilation, groups)
+    geometry = taps, stride, padding, dilation, groups
+    return Layer(position, kernel, scale_triple, bias_triple, *geometry, exact_scale=scale, exact_bias=shift)
 
 
 def _chain(taken: list[Node], channels: int, bias: np.ndarray | None) -> tuple[_Channels, _Channels | None]:

@@ -12,7 +12,7 @@ from slth_compile.checker.arithmetic import Interval
 from slth_compile.checker.decode import decode_mask
 from slth_compile.checker.fold import Layer
 from slth_compile.checker.manifest import Gadget, LayerPlan
-from slth_compile.checker.matrices import PairLayer, enclose, spread_scale
+from slth_compile.checker.matrices import Dyadic, Effective, PairLayer, enclose, spread_scale
 from slth_compile.checker.rational import Triple
 from slth_compile.checker.safetensors import Tensor
 from slth_compile.checker.source import Source
@@ -43,7 +43,9 @@ def expected_masks(plans: tuple[LayerPlan, ...]) -> set[str]:
     }
 
 
-def pair_layer(index: int, layer: Layer, plan: LayerPlan, source: Source, masks: Masks) -> tuple[PairLayer, Counts]:
+def pair_layer(
+    index: int, layer: Layer, plan: LayerPlan, source: Source, masks: Masks, *, exact: bool = False
+) -> tuple[PairLayer, Counts]:
     """The layer that masks and source amount to, every weight found within its tolerance.
 
     Args:
@@ -52,6 +54,7 @@ def pair_layer(index: int, layer: Layer, plan: LayerPlan, source: Source, masks:
         plan: Its gadgets.
         source: Where the random numbers come from.
         masks: Contents of `masks.safetensors`.
+        exact: True keeps the effective weights beside their errors: for certificates by exact evaluation.
 
     Raises:
         VerificationError: A mask is malformed or names candidates that do not exist, or a tolerance is missed.
@@ -61,11 +64,11 @@ def pair_layer(index: int, layer: Layer, plan: LayerPlan, source: Source, masks:
     u = source.tensor(index, KERNEL_U, (gadget.width, shape[1], shape[1] // layer.groups))
     v = source.tensor(index, KERNEL_V, (gadget.width, *shape))
     part = Part(f"{index}.positive", u, v, shape, gadget.width, gadget.window, 1, layer.groups)
-    positive, kept = _errors(part, gadget, kernel, scale, masks)
-    negative = bias_error = None
+    positive, kept, positive_weights = _errors(part, gadget, kernel, scale, masks)
+    negative = bias_error = negative_weights = bias_weights = None
     if plan.signed:
         part = dataclasses.replace(part, name=f"{index}.negative", sign=-1)
-        negative, more = _errors(part, gadget, kernel, scale, masks)
+        negative, more, negative_weights = _errors(part, gadget, kernel, scale, masks)
         kept += more
     width, channels = plan.kernel.width, kernel.shape[1]
     counts = [kernel.size, kept, width * channels * channels // layer.groups, width * kernel.size]
@@ -76,15 +79,19 @@ def pair_layer(index: int, layer: Layer, plan: LayerPlan, source: Source, masks:
         # The bias is a triple itself: ones, scaled by it.
         triple = Triple(*(field.reshape(shape) for field in layer.bias))
         part = Part(f"{index}.bias", u, v, shape, gadget.width, gadget.window, 1, 1)
-        error, more = _errors(part, gadget, np.ones(shape), triple, masks)
+        error, more, found = _errors(part, gadget, np.ones(shape), triple, masks)
         bias_error = Interval(error.lower.reshape(-1), error.upper.reshape(-1))
+        bias_weights = Dyadic(found.integers.reshape(-1), found.exponent)
         own = (shape[2], more, plan.bias.width, plan.bias.width * shape[2])
         counts = [a + b for a, b in zip(counts, own, strict=True)]
-    return enclose(layer, positive, negative, bias_error), Counts(*counts)
+    effective = Effective(positive_weights, negative_weights, bias_weights) if exact else None
+    return enclose(layer, positive, negative, bias_error, effective), Counts(*counts)
 
 
-def _errors(part: Part, gadget: Gadget, kernel: np.ndarray, scale: Triple | None, masks: Masks) -> tuple[Interval, int]:
-    """Errors of all weights, of the kernel's canonical shape, and the number of candidates kept."""
+def _errors(
+    part: Part, gadget: Gadget, kernel: np.ndarray, scale: Triple | None, masks: Masks
+) -> tuple[Interval, int, Dyadic]:
+    """Errors of all weights, of the kernel's canonical shape, the number of candidates kept, and the weights."""
     name = part.name
     offered = gadget.width // gadget.window
     own_contexts = functools.partial(contexts, part)
@@ -98,4 +105,5 @@ def _errors(part: Part, gadget: Gadget, kernel: np.ndarray, scale: Triple | None
     if worst > gadget.tolerance:
         expected = f"its tolerance is {gadget.tolerance:.6g}"
         raise VerificationError("tolerance", f"{name}: a weight is off by {worst:.6g}, {expected}")
-    return error, int(np.bitwise_count(mask.subsets).sum(dtype=np.int64))
+    kept = int(np.bitwise_count(mask.subsets).sum(dtype=np.int64))
+    return error, kept, Dyadic(integers, gadget.gain - 46)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 
@@ -33,6 +34,21 @@ class Matrix:
     magnitude: np.ndarray
 
 
+class Dyadic(NamedTuple):
+    """The numbers `integers * 2^exponent`, `|integers| < 2^62`, int64."""
+
+    integers: np.ndarray
+    exponent: int
+
+
+class Effective(NamedTuple):
+    """The ticket's weights without any error: K+ and K-, canonical shape `(P, C, S/groups)`, and the bias, `(S,)`."""
+
+    positive: Dyadic
+    negative: Dyadic | None
+    bias: Dyadic | None
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class PairLayer:
     """The layer in both networks, `f: W x + b` and `g: (W + E_p) max(z, 0) + (W + E_n) min(z, 0) + b + e_b`.
@@ -44,6 +60,7 @@ class PairLayer:
         error_negative: E_n; None in a one-signed layer, whose input is never negative.
         bias: b, of shape `(S,)`; None where there is none.
         bias_error: e_b, likewise.
+        effective: What g's weights are exactly; None where only their errors are known.
     """
 
     layer: Layer
@@ -52,9 +69,16 @@ class PairLayer:
     error_negative: Matrix | None
     bias: Ball | None
     bias_error: Ball | None
+    effective: Effective | None = None
 
 
-def enclose(layer: Layer, positive: Interval, negative: Interval | None, bias_error: Interval | None) -> PairLayer:
+def enclose(
+    layer: Layer,
+    positive: Interval,
+    negative: Interval | None,
+    bias_error: Interval | None,
+    effective: Effective | None = None,
+) -> PairLayer:
     """The layer with these weight errors.
 
     Args:
@@ -62,6 +86,7 @@ def enclose(layer: Layer, positive: Interval, negative: Interval | None, bias_er
         positive: E_p, canonical shape `(P, C, S/groups)`.
         negative: E_n, likewise; None in a one-signed layer.
         bias_error: e_b, shape `(S,)`; None where the layer has no bias.
+        effective: The weights that have these errors, where they are to be kept.
     """
     target = folded_weight(layer.canonical(layer.kernel), spread_scale(layer))
     errors = [None if error is None else _matrix(*to_centre(error), layer.groups) for error in (positive, negative)]
@@ -74,6 +99,7 @@ def enclose(layer: Layer, positive: Interval, negative: Interval | None, bias_er
         error_negative=errors[1],
         bias=bias,
         bias_error=None if bias_error is None else to_centre(bias_error),
+        effective=effective,
     )
 
 
@@ -84,15 +110,17 @@ def spread_scale(layer: Layer) -> Triple | None:
     return Triple(*(layer.canonical(np.broadcast_to(part, layer.kernel.shape)) for part in layer.scale))
 
 
+def grouped(array: np.ndarray, groups: int) -> np.ndarray:
+    """A canonical kernel as one matrix a group, `(groups, K, S/groups)`."""
+    taps, channels, outputs = array.shape
+    split = array.reshape(taps, groups, channels // groups, outputs).transpose(1, 0, 2, 3)
+    return np.ascontiguousarray(split.reshape(groups, -1, outputs))
+
+
 def _matrix(centre: np.ndarray, radius: np.ndarray | None, groups: int) -> Matrix:
-    taps, channels, outputs = centre.shape
-
-    def grouped(array: np.ndarray) -> np.ndarray:
-        split = array.reshape(taps, groups, channels // groups, outputs).transpose(1, 0, 2, 3)
-        return np.ascontiguousarray(split.reshape(groups, -1, outputs))
-
+    taps, channels, _ = centre.shape
     magnitude = np.abs(centre)
     noise = gamma(roundings(taps * channels // groups) + EXTRA_ROUNDINGS) * magnitude
     if radius is not None:
         noise, magnitude = noise + radius, up(magnitude + radius)
-    return Matrix(grouped(centre), grouped(up(noise)), grouped(magnitude))
+    return Matrix(*(grouped(array, groups) for array in (centre, up(noise), magnitude)))

@@ -119,7 +119,7 @@ def _linear(node: Node, x: Interval, shift: bool) -> Interval:
         case "pad":
             return Interval(*(np.pad(array, ((0, 0), *fields["padding"])) for array in x))
         case "dilate":
-            return Interval(*(_dilated(array, (1, *fields["factors"])) for array in x))
+            return Interval(*(dilated(array, (1, *fields["factors"])) for array in x))
         case "resample":
             return _resampled(x, fields["axis"] + 1, node.arrays["matrix"])
         case "reshape":
@@ -137,7 +137,8 @@ def _affine(x: Interval, scale: np.ndarray | None, shift: np.ndarray | None) -> 
     return x if shift is None else Interval(down(x.lower + shift), up(x.upper + shift))
 
 
-def _dilated(array: np.ndarray, factors: tuple[int, ...]) -> np.ndarray:
+def dilated(array: np.ndarray, factors: tuple[int, ...]) -> np.ndarray:
+    """The array with `factor - 1` zeros between neighbours on every axis."""
     found = np.zeros(tuple((size - 1) * factor + 1 for size, factor in zip(array.shape, factors, strict=True)))
     found[tuple(slice(None, None, factor) for factor in factors)] = array
     return found

@@ -24,9 +24,9 @@ def max_pool_difference(x: Interval, z: Interval, d: Interval, fields: Fields) -
     """Difference of two maxima, by the rule of `activations.largest_difference`."""
     best_x, best_z = _largest(x.lower, fields), _largest(z.lower, fields)
     upper, lower = np.full(best_x.shape, -np.inf), np.full(best_x.shape, np.inf)
-    for reach, value in zip(_taps(z.upper, fields, -np.inf), _taps(d.upper, fields, -np.inf), strict=True):
+    for reach, value in zip(taps(z.upper, fields, -np.inf), taps(d.upper, fields, -np.inf), strict=True):
         np.maximum(upper, np.where(reach >= best_z, value, -np.inf), out=upper)
-    for reach, value in zip(_taps(x.upper, fields, -np.inf), _taps(d.lower, fields, np.inf), strict=True):
+    for reach, value in zip(taps(x.upper, fields, -np.inf), taps(d.lower, fields, np.inf), strict=True):
         np.minimum(lower, np.where(reach >= best_x, value, np.inf), out=lower)
     np.minimum(upper, up(_largest(z.upper, fields) - best_x), out=upper)
     np.maximum(lower, down(best_z - _largest(x.upper, fields)), out=lower)
@@ -37,14 +37,14 @@ def average_pool(x: Interval, fields: Fields) -> Interval:
     """Means over windows, rounded outward; linear, so it serves x and d alike."""
     terms = int(np.prod(fields["window"]))
     count = window_counts(fields, x.lower.shape[1:])
-    return mean_of_sums(x, lambda array: _sum(array, fields), count, terms)
+    return mean_of_sums(x, lambda array: window_sums(array, fields), count, terms)
 
 
 def window_counts(fields: Fields, shape: tuple[int, ...]) -> np.ndarray:
     """What the sum over each window is divided by, for an operand of this per-sample shape."""
     if fields["count_padding"]:
         return np.array(float(np.prod(fields["window"])))
-    return _sum(np.ones((1, *shape[:-1], 1)), fields)
+    return window_sums(np.ones((1, *shape[:-1], 1)), fields)
 
 
 def mean_of_sums(x: Interval, total, count: Any, terms: int) -> Interval:
@@ -57,14 +57,15 @@ def mean_of_sums(x: Interval, total, count: Any, terms: int) -> Interval:
 
 
 def _largest(array: np.ndarray, fields: Fields) -> np.ndarray:
-    return functools.reduce(np.maximum, _taps(array, fields, -np.inf))
+    return functools.reduce(np.maximum, taps(array, fields, -np.inf))
 
 
-def _sum(array: np.ndarray, fields: Fields) -> np.ndarray:
-    return functools.reduce(np.add, _taps(array, fields, 0.0))
+def window_sums(array: np.ndarray, fields: Fields) -> np.ndarray:
+    """Sums over windows, zeros where there is padding."""
+    return functools.reduce(np.add, taps(array, fields, 0.0))
 
 
-def _taps(array: np.ndarray, fields: Fields, fill: float) -> Iterator[np.ndarray]:
+def taps(array: np.ndarray, fields: Fields, fill: float) -> Iterator[np.ndarray]:
     """For each tap of the window, the elements it meets at every position: views of shape `(n, spatial'..., C)`."""
     window, stride, padding = fields["window"], fields["stride"], fields["padding"]
     axes = zip(array.shape[1:-1], window, stride, padding, strict=True)

@@ -53,11 +53,11 @@ def products(
         Arrays `(n, spatial'..., S)`. Each element is a sum of `K` products, none of which meets more than
         `roundings(K)` roundings.
     """
-    windows = _windows(layer, x)
+    windows = windows_of(layer, x)
     groups, terms, outputs = (*plain, *absolute)[0].shape
     positions = windows.shape[1 : 1 + x.ndim - 1]
     found = [np.empty((*positions, groups, outputs)) for _ in (*plain, *absolute)]
-    for tile in _tiles(positions, groups * terms):
+    for tile in tiles(positions, groups * terms):
         patches = np.ascontiguousarray(windows[(slice(None), *tile)])
         extent = patches.shape[1 : x.ndim]
         patches = patches.reshape(groups, -1, terms)
@@ -72,7 +72,7 @@ def products(
     return [array.reshape(*positions, groups * outputs) for array in found]
 
 
-def _windows(layer: Layer, x: np.ndarray) -> np.ndarray:
+def windows_of(layer: Layer, x: np.ndarray) -> np.ndarray:
     """A view of shape `(groups, n, spatial'..., taps..., C/groups)`."""
     rank = len(layer.taps)
     if any(sum(pair) for pair in layer.padding):
@@ -88,7 +88,7 @@ def _windows(layer: Layer, x: np.ndarray) -> np.ndarray:
     return x.transpose(order)
 
 
-def _tiles(positions: tuple[int, ...], size: int):
+def tiles(positions: tuple[int, ...], size: int):
     """Slices of the position axes, of at most `_BUDGET` patch elements where one position allows it."""
     room = max(1, _BUDGET // size)
     steps: list[int] = []

@@ -10,7 +10,7 @@ import numpy as np
 
 from slth_compile.checker.arithmetic import TINY, UNIT
 
-_BITS = 192  # significant bits kept: far more than the 2^-106 that two float64 can tell apart
+_BITS = 512  # significant bits kept: more than the limbs that points are evaluated in
 
 
 class Enclosure(NamedTuple):
