@@ -90,8 +90,9 @@ def _moved(graph: Graph, x: np.ndarray) -> Callable[[Parts], tuple[float, float]
     """A function from sizes of errors to the largest difference they make at these points, and the largest output."""
     program = _program(Structure(graph))
     weights = {i: tuple(jnp.asarray(np.asarray(w, np.float32)) for w in _weights(graph, i)) for i in graph.layers}
-    size = max(1, min(len(x), 2**24 // max(map(math.prod, graph.shapes))))
-    rows = [x[start : start + size].astype(np.float32) for start in range(0, len(x), size)]
+    # Few at a time, in batches of one size: one program.
+    size = min(len(x), FEW_POINTS)
+    rows = [x[np.minimum(np.arange(at, at + size), len(x) - 1)].astype(np.float32) for at in range(0, len(x), size)]
 
     def moved(sizes: Parts) -> tuple[float, float]:
         eta = {i: (jnp.float32(sizes.get((i, 0), 0.0)), jnp.float32(sizes.get((i, 1), 0.0))) for i in graph.layers}
