@@ -11,6 +11,7 @@ import typer
 import slth_compile
 from slth_compile.arguments import load_arrays, parse_domain, parse_processes, parse_shape
 from slth_compile.cli.frame import (
+    Construction,
     Delta,
     Distributed,
     Domains,
@@ -58,6 +59,7 @@ def compile(
     source_bits: SourceBits = 24,
     source_signs: SourceSigns = False,
     objective: Objective = "closest",
+    construction: Construction = "da-cunha",
     window: Annotated[int | None, typer.Option(help="Candidates solved together; the plan chooses otherwise.")] = None,
     feedback: Annotated[
         str | None, typer.Option(metavar="FILE.npz", help="Calibration inputs x, on which errors are to cancel.")
@@ -85,7 +87,15 @@ def compile(
     target = load_checkpoint(model, factory, model_kwargs, shape, layout)
     if dry_run:
         planned = slth_compile.dry_run(
-            target, eps, delta, domain=domains, source=given, objective=objective, window=window, input_shape=shape
+            target,
+            eps,
+            delta,
+            domain=domains,
+            source=given,
+            objective=objective,
+            construction=construction,
+            window=window,
+            input_shape=shape,
         )
         _print_plan(planned, as_json)
         return
@@ -103,6 +113,7 @@ def compile(
             seed=seed,
             source=given,
             objective=objective,
+            construction=construction,
             window=window,
             feedback=calibration,
             effort=effort,

@@ -156,7 +156,7 @@ def plan_gadget(problems: Problems, window: int | None = None) -> Gadget:
                 best, cap = gadget, gadget.width - 1
     if best is not None:
         return best
-    _refuse_few_bits(problems, lowest)
+    refuse_few_bits(problems, lowest)
     if problems.is_below_grid(lowest):
         raise UnreachableError(
             f"{problems.name}: needs a tolerance of {problems.tolerance:.2e}, below the grid of the source "
@@ -218,7 +218,7 @@ def _least_width(
     return Gadget(width=high, gain=gain, window=window, tolerance=problems.tolerance, failure=stated)
 
 
-def _refuse_few_bits(problems: Problems, gain: int) -> None:
+def refuse_few_bits(problems: Problems, gain: int) -> None:
     """Nothing, where the source's grid comes within the tolerance of every weight."""
     tolerance = float(np.ldexp(problems.spendable, -gain))
     if problems.stated or problems.law == STANDARD or estimated_tolerance(problems.law, tolerance) > 0:
