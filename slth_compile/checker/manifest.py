@@ -95,7 +95,8 @@ def parse_manifest(raw: bytes) -> Manifest:
         raise VerificationError("version", f"the generator is {found}, this checker knows '{GENERATOR}'")
     plain = record(plain, [*_KEYS, *("source", "construction")[: version - 2]], "the manifest")
     supplied, bits, signs = (False, 24, False) if version == 2 else _source(plain["source"])
-    if version == 3 and (supplied, bits, signs) == (False, 24, False):
+    standard = (supplied, bits, signs) == (False, 24, False)
+    if version == 3 and standard:
         raise VerificationError("source", "the standard source is described; it belongs to version 2")
     layers = sequence(plain["layers"], "'layers'")
     domains = sequence(plain["domains"], "'domains'")
@@ -109,7 +110,7 @@ def parse_manifest(raw: bytes) -> Manifest:
         bits=bits,
         signs=signs,
         eps=real(plain["eps"], "eps", "eps"),
-        delta=None if version > 2 and plain["delta"] is None else real(plain["delta"], "delta", "delta"),
+        delta=None if not standard and plain["delta"] is None else real(plain["delta"], "delta", "delta"),
         objective=_objective(plain["objective"]),
         construction=_construction(plain["construction"]) if version == 4 else "da-cunha",
         graph=plain["graph"],

@@ -17,7 +17,7 @@ import numpy as np
 
 from slth_compile.constructions.malach import WINDOW, continuous_hit_probability, hit_probability
 from slth_compile.errors import UnreachableError
-from slth_compile.plan.law import estimated_tolerance, usable_share
+from slth_compile.plan.law import LARGEST_LOSS, estimated_tolerance, usable_share
 from slth_compile.plan.width import Problems, refuse_few_bits
 from slth_compile.source.dyadic import PRODUCT_BITS
 from slth_compile.source.law import STANDARD
@@ -74,14 +74,19 @@ def _least_width(problems: Problems, magnitudes: np.ndarray, gain: int) -> Gadge
 
 
 def _hits(problems: Problems, targets: np.ndarray, gain: int) -> np.ndarray:
-    """`p(w)` of every target, in units of the gain: bounds from below, or estimates where nothing is to be stated."""
+    """`p(w)` of every target, in units of the gain: bounds from below, or estimates where nothing is to be stated.
+
+    A bound that loses more than half to the source's grid says too little, and is 0.
+    """
     # Half a grid step goes to rounding the target, as much and more to rounding the error.
     tolerance = float(np.ldexp(problems.spendable, -gain)) - 2.0 ** -(PRODUCT_BITS - 1)
-    if tolerance > 0 and not problems.stated and problems.law != STANDARD:
-        tolerance = estimated_tolerance(problems.law, tolerance)
-        hits = continuous_hit_probability(targets, tolerance, problems.law)
+    if tolerance <= 0:
+        return np.zeros_like(targets)
+    if problems.stated or problems.law == STANDARD:
+        hits = hit_probability(targets, tolerance, problems.law)
+        hits[hits < (1 - LARGEST_LOSS) * continuous_hit_probability(targets, tolerance, problems.law)] = 0.0
     else:
-        hits = hit_probability(targets, max(tolerance, 0.0), problems.law)
+        hits = continuous_hit_probability(targets, estimated_tolerance(problems.law, tolerance), problems.law)
     return np.minimum(hits, 1 - 2.0**-20)
 
 
