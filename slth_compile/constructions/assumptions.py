@@ -16,7 +16,7 @@ import numpy as np
 
 from slth_compile.domain import Domain
 from slth_compile.graph.graph import Graph
-from slth_compile.graph.nodes import Convolution, Dense, Input, Relu, Reshape, Weighted
+from slth_compile.graph.nodes import Convolution, Dense, Input, Relu, Reshape, Transpose, Weighted
 from slth_compile.source.layout import DA_CUNHA, MALACH, PENSIA
 from slth_compile.source.network import kernel_shape
 
@@ -113,4 +113,4 @@ def _spectral(node: Weighted) -> float:
     return float(np.linalg.norm(matrix @ x))
 
 
-_KNOWN = {kind.__name__.lower() for kind in (Input, Dense, Convolution, Relu, Reshape)}
+_KNOWN = {kind.__name__.lower() for kind in (Input, Dense, Convolution, Relu, Reshape, Transpose)}

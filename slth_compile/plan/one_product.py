@@ -43,7 +43,10 @@ def plan_one_product(problems: Problems) -> Gadget:
     gadget = min(found, key=lambda gadget: gadget.width)
     if gadget.width > MAXIMUM_WIDTH:
         refuse_few_bits(problems, lowest)
-        width = f"{gadget.width:,}" if gadget.width < _WIDEST else f"more than 2^{_WIDEST.bit_length() - 1}"
+        # Where the grid of the source is too coarse for a bound, an estimate says how far out of reach it is.
+        estimated = dataclasses.replace(problems, stated=False)
+        widths = [_least_width(estimated, magnitudes, gain).width for gain in range(lowest, lowest + GAINS)]
+        width = f"about {min(widths):,}" if min(widths) < _WIDEST else f"more than 2^{_WIDEST.bit_length() - 1}"
         raise UnreachableError(
             f"{problems.name}: one product within {problems.tolerance:.2e} of every weight, with failure probability "
             f"{problems.failure:.2e}, needs {width} copies of an input channel, more than the {MAXIMUM_WIDTH:,} the "
@@ -82,11 +85,12 @@ def _hits(problems: Problems, targets: np.ndarray, gain: int) -> np.ndarray:
     tolerance = float(np.ldexp(problems.spendable, -gain)) - 2.0 ** -(PRODUCT_BITS - 1)
     if tolerance <= 0:
         return np.zeros_like(targets)
-    if problems.stated or problems.law == STANDARD:
-        hits = hit_probability(targets, tolerance, problems.law)
-        hits[hits < (1 - LARGEST_LOSS) * continuous_hit_probability(targets, tolerance, problems.law)] = 0.0
-    else:
-        hits = continuous_hit_probability(targets, estimated_tolerance(problems.law, tolerance), problems.law)
+    if not problems.stated and problems.law != STANDARD:
+        tolerance = estimated_tolerance(problems.law, tolerance)
+    hits = continuous_hit_probability(targets, tolerance, problems.law)
+    if problems.stated:
+        bounds = hit_probability(targets, tolerance, problems.law)
+        hits = np.where(bounds < (1 - LARGEST_LOSS) * hits, 0.0, bounds)
     return np.minimum(hits, 1 - 2.0**-20)
 
 
