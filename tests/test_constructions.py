@@ -406,3 +406,39 @@ def test_feedback_chooses_among_subsets_and_there_are_none():
 def test_widths_of_this_size_fit_the_format():
     assert max(layer.kernel.width for layer in compiled().layout.layers) > 1000
     assert MAXIMUM_WIDTH < 2**15
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", [SourceLaw(8), SourceLaw(8, True), SourceLaw(24, True), "supplied"])
+def test_single_products_of_other_sources(source, tmp_path):
+    rng = np.random.default_rng(0)
+
+    def entries(layer: int, tensor: str, index: np.ndarray) -> np.ndarray:
+        return rng.integers(-(1 << 23), 1 << 23, np.shape(index)) * 2.0**-23
+
+    given = entries if source == "supplied" else source
+    options = {"construction": "malach", "source": given, "attack": False}
+    out = slth.compile(dense(), 0.5, 0.05, **options, out=tmp_path / "out")
+    assert dict(verify(tmp_path / "out").checks)["construction"].startswith("of malach")
+    assert slth.load(tmp_path / "out").layout == out.layout and out.certificate.bound <= 0.5
+    x = rng.uniform(0, 1, (3, 6)).astype(np.float32)
+    np.testing.assert_allclose(out.network(x), out(x), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_goes_on(tmp_path):
+    """Finished parts are kept and taken up again, and the ticket is the same."""
+    calls = 0
+
+    def stop(stage: str, done: int, total: int) -> None:
+        nonlocal calls
+        calls += stage == "certify"
+        if calls:
+            raise KeyboardInterrupt
+
+    options = {"domain": BOX, "construction": "malach", "attack": False, "out": tmp_path / "out"}
+    with pytest.raises(KeyboardInterrupt):
+        slth.compile(convolutional(), EPS, DELTA, **options, progress=stop)
+    assert (tmp_path / "out.partial").exists()
+    out = slth.compile(convolutional(), EPS, DELTA, **options, resume=True)
+    assert out.ticket_id == compiled().ticket_id

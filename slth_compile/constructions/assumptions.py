@@ -42,7 +42,9 @@ def violated(graph: Graph, domains: Sequence[Domain], construction: str) -> tupl
         node = graph.nodes[position]
         assert isinstance(node, Weighted)
         layers.append((node.name or f"layer {index}", node))
-    return (*_structure(graph, layers, construction), *_norms(layers, construction), *_inputs(domains, construction))
+    with np.errstate(over="ignore", invalid="ignore"):
+        structure, norms = _structure(graph, layers, construction), _norms(layers, construction)
+        return (*structure, *norms, *_inputs(domains, construction))
 
 
 def _structure(graph: Graph, layers: Layers, construction: str) -> Iterator[str]:
@@ -76,8 +78,8 @@ def _inputs(domains: Sequence[Domain], construction: str) -> Iterator[str]:
             if lower.min() < 0 or upper.max() > 1:
                 yield f"inputs in [0, 1]; the domain reaches from {lower.min():.3g} to {upper.max():.3g}"
             continue
-        furthest = np.maximum(np.abs(lower), np.abs(upper)).reshape(len(lower), -1)
-        if (norm := float(np.sqrt((furthest**2).sum(1)).max())) > _ABOVE:
+        norm = max(float(np.linalg.norm(np.maximum(abs(a), abs(b)))) for a, b in zip(lower, upper, strict=True))
+        if norm > _ABOVE:
             yield f"||x||_2 <= 1; the domain reaches {norm:.3g}"
 
 
@@ -90,10 +92,10 @@ def _counted(wanted: str, layers: Layers, wrong: Callable[[Weighted], bool]) -> 
 
 def _largest(wanted: str, layers: Layers, measure: Callable[[Weighted], float]) -> Iterator[str]:
     """The assumption, how many layers lie above its limit 1, and by how much."""
-    found = {name: value for name, node in layers if (value := measure(node)) > _ABOVE}
+    found = [(value, name) for name, node in layers if (value := measure(node)) > _ABOVE]
     if found:
-        worst = max(found, key=found.__getitem__)
-        yield f"{wanted}; above in {len(found)} of {len(layers)} layers, {found[worst]:.3g} in '{worst}'"
+        largest, worst = max(found)
+        yield f"{wanted}; above in {len(found)} of {len(layers)} layers, {largest:.3g} in '{worst}'"
 
 
 def _fan_in(node: Weighted) -> int:
