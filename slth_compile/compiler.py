@@ -40,13 +40,14 @@ from slth_compile.request import (
     calibration_inputs,
     checked_request,
     checked_source,
+    refuse_construction,
     refuse_effort,
     refuse_objective,
     refuse_promise,
     refuse_seed,
 )
 from slth_compile.source.law import SourceLaw
-from slth_compile.source.layout import CLOSEST
+from slth_compile.source.layout import CLOSEST, DA_CUNHA
 from slth_compile.source.source import Generated, Source, Supplied
 from slth_compile.source.supplied import called, fitted, numbers, supplied, with_copies
 from slth_compile.subset_sum.compensation import LARGEST
@@ -69,6 +70,7 @@ def compile(
     seed: int = 0,
     source: Any = None,
     objective: str = CLOSEST,
+    construction: str = DA_CUNHA,
     window: int | None = None,
     feedback: ArrayLike | None = None,
     effort: str = NORMAL,
@@ -100,6 +102,9 @@ def compile(
             supplied source is to do: `delta` only shapes the plan.
         objective: Which subset within its tolerance every weight takes: `"closest"`; `"sparsest"`, which keeps fewest
             random weights; `"fewest-bits"`, whose masks code shortest.
+        construction: Whose proof the network is built by: `"da-cunha"`; `"pensia"`, the same for networks of dense
+            layers and 1x1 convolutions alone; `"malach"`, where a weight keeps the one product closest to it, out of
+            thousands.
         window: Candidates solved together, for every weight; None leaves it to the plan, layer by layer.
         feedback: Calibration inputs `(samples, *input_shape)`, some hundred of the kind the ticket will see; None does
             without. Weights then take, instead of the closest subset, one that makes up for the errors of others on
@@ -135,6 +140,7 @@ def compile(
     by_first(lambda: None if workspace is None else workspace.refuse_occupied(resume=resume, force=force))
     refuse_seed(seed)
     refuse_objective(objective)
+    refuse_construction(construction, objective, window, feedback)
     refuse_effort(effort)
     refuse_promise(promise)
     given = checked_source(source, seed)
@@ -146,7 +152,7 @@ def compile(
             evaluate = measure.labelled(folded, evaluate)
         calibration = None if feedback is None else calibration_inputs(folded, feedback, objective)
         progress("plan", 0, 1)
-        planned, drawn = _planned(asked, objective, window, given, seed, promise)
+        planned, drawn = _planned(asked, objective, construction, window, given, seed, promise)
         progress("plan", 1, 1)
         if calibration is not None and (large := without_feedback(folded, planned.layout)):
             warnings.warn(
@@ -191,6 +197,7 @@ def dry_run(
     domain: Domains | None = None,
     source: Any = None,
     objective: str = CLOSEST,
+    construction: str = DA_CUNHA,
     window: int | None = None,
     promise: str = AUTO,
     input_shape: tuple[int, ...] | None = None,
@@ -201,10 +208,11 @@ def dry_run(
     A function that supplies the source is asked for its entries: the gains depend on how large they are.
     """
     refuse_objective(objective)
+    refuse_construction(construction, objective, window, None)
     refuse_promise(promise)
     given = checked_source(source, 0)
     asked = checked_request(target_model, eps, delta, domain, input_shape, batch_axis)
-    return _planned(asked, objective, window, given, 0, promise)[0]
+    return _planned(asked, objective, construction, window, given, 0, promise)[0]
 
 
 def load(directory: str | os.PathLike[str]) -> Compiled:
@@ -233,21 +241,22 @@ Offer = SourceLaw | Mapping[str, Any] | Callable[..., Any]
 
 
 def _planned(
-    asked: Request, objective: str, window: int | None, given: Offer, seed: int, promise: str
+    asked: Request, objective: str, construction: str, window: int | None, given: Offer, seed: int, promise: str
 ) -> tuple[Plan, Source]:
     """The plan, and the source it is of."""
     law = given if isinstance(given, SourceLaw) else None
     # Before anything is planned: shapes are found wrong at once.
     arrays = fitted(asked.folded, given) if isinstance(given, Mapping) else {}
-    planned = plan(asked.folded, asked.eps, asked.delta, asked.domains, objective, window, law, promise)
+    about = asked.folded, asked.eps, asked.delta, asked.domains
+    planned = plan(*about, objective, window, law, construction, promise)
     if isinstance(given, SourceLaw):
         return planned, Generated(seed, given)
     if callable(given):
         arrays = called(asked.folded, planned.layout, given)
     source = supplied({name: arrays[name] for name in sorted(arrays)})
-    return predict(
-        asked.folded, with_copies(asked.folded, planned.layout, source), planned.bound, planned.promise
-    ), source
+    layout = with_copies(asked.folded, planned.layout, source)
+    actual = predict(asked.folded, layout, planned.bound, planned.promise)
+    return dataclasses.replace(actual, violated=planned.violated), source
 
 
 def _certify(

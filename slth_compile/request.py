@@ -20,7 +20,7 @@ from slth_compile.graph.fold import fold
 from slth_compile.graph.graph import Graph
 from slth_compile.plan.budget import PROMISES
 from slth_compile.source.law import FEWEST_BITS, MOST_BITS, STANDARD, SourceLaw
-from slth_compile.source.layout import CLOSEST, OBJECTIVES
+from slth_compile.source.layout import CLOSEST, CONSTRUCTIONS, MALACH, OBJECTIVES
 from slth_compile.source.supplied import read_source
 
 Domains = Domain | Sequence[Domain]
@@ -93,6 +93,28 @@ def refuse_objective(objective: str) -> None:
         raise InputError(
             f"objective is {objective!r}; expected {', '.join(OBJECTIVES[:-1])} or {OBJECTIVES[-1]}"
             f"{suggestion(str(objective), OBJECTIVES)}"
+        )
+
+
+def refuse_construction(construction: str, objective: str, window: int | None, feedback: ArrayLike | None) -> None:
+    """Nothing, for one of `source.layout.CONSTRUCTIONS` and what goes with it.
+
+    Raises:
+        InputError: Another name, or an argument about subsets where every weight keeps one product.
+    """
+    if construction not in CONSTRUCTIONS:
+        raise InputError(
+            f"construction is {construction!r}; expected {', '.join(CONSTRUCTIONS[:-1])} or {CONSTRUCTIONS[-1]}"
+            f"{suggestion(str(construction), CONSTRUCTIONS)}"
+        )
+    if construction != MALACH:
+        return
+    given = {"objective": objective != CLOSEST, "window": window is not None, "feedback": feedback is not None}
+    wrong = [name for name, is_given in given.items() if is_given]
+    if wrong:
+        raise InputError(
+            f"construction {MALACH}: every weight keeps the product closest to it, so {' and '.join(wrong)} cannot be "
+            "chosen; leave it out"
         )
 
 

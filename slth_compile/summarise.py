@@ -93,6 +93,7 @@ def summarise(
         mask_bytes=len(masks),
         measured=measured,
         objective=plan.layout.objective,
+        construction=plan.layout.construction,
         source=str(ticket.source),
     )
 

@@ -428,7 +428,8 @@ def test_record_keeps_full_figures() -> None:
     assert record["size"]["bytes_int8"] == 1_006
     assert record["layers"][1]["signed"] is True
     assert "failure" not in record["layers"][0]
-    assert record["asked"] == {"eps": 1e-2, "delta": 1e-3, "objective": "closest"}
+    asked = {"eps": 1e-2, "delta": 1e-3, "objective": "closest", "construction": "da-cunha"}
+    assert record["asked"] == asked
 
 
 @pytest.mark.parametrize(

@@ -117,8 +117,8 @@ def test_a_narrower_gadget_would_fail_too_often() -> None:
     wanted = problems(np.linspace(0.1, 0.6, 30), 0.02)
     gadget = plan_gadget(wanted)
     limits = width._grid_limits()[gadget.window]
-    assert width._least_width(wanted, gadget.gain, gadget.window, limits, gadget.width) == gadget
-    assert width._least_width(wanted, gadget.gain, gadget.window, limits, gadget.width - 1) is None
+    assert width.least_width(wanted, gadget.gain, gadget.window, limits, gadget.width) == gadget
+    assert width.least_width(wanted, gadget.gain, gadget.window, limits, gadget.width - 1) is None
 
 
 def test_equal_widths_take_the_smaller_window() -> None:
@@ -126,7 +126,7 @@ def test_equal_widths_take_the_smaller_window() -> None:
     gadget = plan_gadget(wanted)
     for window, limits in width._grid_limits().items():
         if window < gadget.window:
-            assert width._least_width(wanted, gadget.gain, window, limits, gadget.width) is None
+            assert width.least_width(wanted, gadget.gain, window, limits, gadget.width) is None
 
 
 def test_the_target_of_a_column_is_never_below_the_weight() -> None:
@@ -235,7 +235,7 @@ def test_a_window_that_is_asked_for_is_used_in_the_least_width(window: int) -> N
     assert gadget.window == window and gadget.failure <= wanted.failure
     limits = width._grid_limits()[window]
     for gain in range(gadget.gain, gadget.gain + width.GAINS):
-        assert width._least_width(wanted, gain, window, limits, gadget.width - 1) is None
+        assert width.least_width(wanted, gain, window, limits, gadget.width - 1) is None
     assert plan_gadget(problems([0.0], 0.1), window).window == window
     if window % width.WINDOW_STEP == 0 and window <= width.LARGEST_WINDOW:
         assert plan_gadget(wanted).width <= gadget.width

@@ -1,6 +1,6 @@
-"""Problems a second of the solver, beside NumPy and HiGHS on the same core, on all cores, and on a published target.
+"""Problems a second of the solver, beside NumPy and HiGHS on the same core, and on all cores.
 
-    python examples/benchmarks/solver.py [--only kernel,cores,numpy,highs,pensia,gpu] [--pensia pensia_fc2.npz]
+    python examples/benchmarks/solver.py [--only kernel,cores,numpy,highs,gpu]
 
 `kernel`: random products and targets, optimal subset and mask. `prepared` is the solver alone on candidates in memory,
 in 32 bits (units of 2^-24) and in 64 (2^-46); `solve_batch` also draws the candidates from the seed and recomputes the
@@ -8,8 +8,6 @@ sums in exact integers, as a compile does; `narrow` solves in 32 bits where the 
 `cores`: weights of one family through `solve_everywhere` and `solve_family`, from one device with a thread a core, and
 from as many CPU devices as cores; against the same process confined to one core.
 `numpy`, `highs`: the same problems in windows of 16 on the same core; ratios are to the solver in the same process.
-`pensia`: the target of Pensia et al. (NeurIPS 2020), 784-500-10 without biases, tolerance .01, windows of 21: arrays
-`fc1.weight (500, 784)` and `fc2.weight (10, 500)`.
 
 Every part is a process of its own, confined to its cores before JAX starts; parts that are compared take turns. Rates
 are those of the median repetition, the best one in parentheses.
@@ -40,8 +38,7 @@ from jax import lax
 
 from slth_compile.constructions.da_cunha import Family, families
 from slth_compile.graph.nodes import Dense
-from slth_compile.plan.width import Problems, plan_gadget
-from slth_compile.source.dyadic import PRODUCT_BITS, enclose_difference
+from slth_compile.source.dyadic import PRODUCT_BITS
 from slth_compile.source.layout import Gadget, LayerLayout
 from slth_compile.source.source import Generated
 from slth_compile.subset_sum import problem
@@ -49,7 +46,6 @@ from slth_compile.subset_sum.dispatch import cores, solve_everywhere
 from slth_compile.subset_sum.meet_in_the_middle import closest_subset
 from slth_compile.subset_sum.milp import closest_subset_milp
 from slth_compile.subset_sum.windows import solve_family
-from slth_compile.ticket.apply import masked_sums
 
 SIZES = (8, 12, 16, 20, 24)
 GPU_SIZES = (12, 16, 20)
@@ -59,8 +55,6 @@ ROWS = 256
 
 SHORTEST = 0.05
 """Seconds of a repetition."""
-
-PENSIA_WINDOW, PENSIA_TOLERANCE, PENSIA_DELTA = 21, 0.01, 1e-3
 
 Seconds = list[float]
 
@@ -274,51 +268,6 @@ def measure_highs(repetitions: int, problems: int = 24) -> list[dict[str, Any]]:
     return rows
 
 
-def measure_pensia(repetitions: int, path: pathlib.Path) -> list[dict[str, Any]]:
-    """Both layers for one seed after another: families, subsets, masks; the first seed compiles."""
-    arrays = np.load(path)
-    nodes = [
-        Dense(inputs=(0,), kernel=np.ascontiguousarray(arrays[f"{name}.weight"].T, np.float64), bias=None)
-        for name in ("fc1", "fc2")
-    ]
-    layouts = [LayerLayout(signed=False, kernel=_pensia_gadget(node.kernel), bias=None) for node in nodes]
-    seconds, misses, density, largest = [], 0, 0, 0.0
-    for seed in range(repetitions + 1):
-        start = time.perf_counter()
-        parts = [
-            family
-            for i, (node, layout) in enumerate(zip(nodes, layouts, strict=True))
-            for family in families(Generated(seed), i, node, layout)
-        ]
-        solutions = [solve_family(family) for family in parts]
-        seconds.append(time.perf_counter() - start)
-        misses += sum(len(solution.misses) for solution in solutions)
-        density = sum(solution.mask.kept for solution in solutions)
-        for family, solution in zip(parts, solutions, strict=True):
-            sums = masked_sums(family, solution.mask)
-            center, radius = enclose_difference(sums, family.gadget.gain, family.weights, np.zeros(1))
-            largest = max(largest, float((np.abs(center) + radius).max()))
-    weights = sum(node.kernel.size for node in nodes)
-    widths = [layout.kernel.width for layout in layouts]
-    random = sum(width * node.kernel.size for width, node in zip(widths, nodes, strict=True))
-    note = (
-        f"{len(seconds)} seeds, {misses} misses, largest |error| {largest:.6f}; widths {widths}, gains "
-        f"{[layout.kernel.gain for layout in layouts]}, {random:,} parameters of V, {density / weights:.2f} kept a "
-        f"weight; with compilation {seconds[0]:.1f} s"
-    )
-    return [{"what": "solve_family", "n": PENSIA_WINDOW, "problems": weights, "seconds": seconds[1:], "note": note}]
-
-
-def _pensia_gadget(weights: np.ndarray) -> Gadget:
-    """The plan of the next smaller window that was measured, with as many windows of one candidate more."""
-    window = PENSIA_WINDOW - 1
-    gadget = plan_gadget(
-        Problems("kernel", np.abs(weights).ravel(), 0.0, 1, PENSIA_TOLERANCE, PENSIA_DELTA / 2), window
-    )
-    width = -(-gadget.width * PENSIA_WINDOW // window)
-    return Gadget(width=width, gain=gadget.gain, window=PENSIA_WINDOW, tolerance=gadget.tolerance, failure=1.0)
-
-
 @contextlib.contextmanager
 def confined(count: int) -> Iterator[None]:
     """Processes started inside run on the first `count` of the cores of this one, where the system can do that."""
@@ -333,10 +282,10 @@ def confined(count: int) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def in_process(part: str, *, cores: int, devices: int, repetitions: int, pensia: pathlib.Path | None) -> list[Any]:
+def in_process(part: str, *, cores: int, devices: int, repetitions: int) -> list[Any]:
     """What a part measures in a process on so many cores with so many CPU devices."""
     command = [sys.executable, __file__, "--measure", part, "--devices", str(devices)]
-    command += ["--repetitions", str(repetitions)] + ([] if pensia is None else ["--pensia", str(pensia)])
+    command += ["--repetitions", str(repetitions)]
     with confined(cores), tempfile.TemporaryDirectory() as folder:
         # Not by its output, where HiGHS has its say as well.
         output = pathlib.Path(folder) / "rows.json"
@@ -354,7 +303,7 @@ def compared_cores(repetitions: int, rounds: int = 3) -> list[dict[str, Any]]:
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for _ in range(rounds):
         for name, (count, devices) in settings.items():
-            for row in in_process("cores", cores=count, devices=devices, repetitions=repetitions, pensia=None):
+            for row in in_process("cores", cores=count, devices=devices, repetitions=repetitions):
                 key = (row["what"], name)
                 earlier = found.get(key, {"seconds": []})["seconds"]
                 found[key] = row | {"what": f"{row['what']}, {name}", "seconds": earlier + row["seconds"]}
@@ -402,10 +351,7 @@ def machine() -> dict[str, Any]:
 
 
 def main(
-    only: Annotated[str, typer.Option(help="Parts, separated by commas.")] = "kernel,cores,numpy,highs,pensia",
-    pensia: Annotated[
-        pathlib.Path | None, typer.Option(help="The published target; without it the part is left out.")
-    ] = None,
+    only: Annotated[str, typer.Option(help="Parts, separated by commas.")] = "kernel,cores,numpy,highs",
     repetitions: Annotated[int, typer.Option(help="Of every measurement.")] = 5,
     output: Annotated[pathlib.Path | None, typer.Option("--json", help="Also write everything here.")] = None,
     measure: Annotated[str | None, typer.Option(hidden=True)] = None,
@@ -415,20 +361,18 @@ def main(
     if measure is not None:
         if measure != "gpu":
             jax.config.update("jax_num_cpu_devices", devices)
-        rows = measure_pensia(repetitions, pensia) if measure == "pensia" else MEASURES[measure](repetitions)
+        rows = MEASURES[measure](repetitions)
         assert output is not None
         output.write_text(json.dumps(rows))
         return
     found = machine()
     print(", ".join(f"{key} {value}" for key, value in found.items()), flush=True)
     for part in only.split(","):
-        if part == "pensia" and pensia is None:
-            continue
         if part == "cores":
             rows = compared_cores(repetitions)
         else:
-            count = cores() if part in ("pensia", "gpu") else 1
-            rows = in_process(part, cores=count, devices=1, repetitions=repetitions, pensia=pensia)
+            count = cores() if part == "gpu" else 1
+            rows = in_process(part, cores=count, devices=1, repetitions=repetitions)
         found[part] = rows
         show(part, rows)
     print(f"\nload at the end {machine()['load']}")

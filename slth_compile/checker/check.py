@@ -23,6 +23,11 @@ from slth_compile.checker.source import Generated, Source, Supplied
 from slth_compile.checker.verdict import Verdict
 from slth_compile.errors import VerificationError
 
+_CONSTRUCTIONS = {
+    "pensia": "every kernel has one tap",
+    "malach": "no weight keeps more than one product",
+}
+
 _UNFORESEEN = (
     ArithmeticError,
     AttributeError,
@@ -97,6 +102,8 @@ def _verify(
     source = _source(directory, manifest)
     exact = any(claim.method == "exact" for claim in claims)
     layers, counts = _layers(directory, manifest, folded, source, exact)
+    if manifest.construction != "da-cunha":
+        passed.append(("construction", f"of {manifest.construction}: {_CONSTRUCTIONS[manifest.construction]}"))
     passed.append(("masks", f"{counts.kept} candidates kept, all of them in the source"))
     passed.append(("source", source.finish()))
     passed.append(("weights", f"{counts.weights} weights recomputed in integers"))
@@ -203,7 +210,10 @@ def _layers(
     layers: dict[int, PairLayer] = {}
     counts: list[Counts] = []
     for i, (plan, layer) in enumerate(zip(manifest.layers, folded.layers, strict=True)):
-        layers[layer.node], count = pair_layer(i, layer, plan, source, masks, exact=exact)
+        if manifest.construction == "pensia" and layer.canonical(layer.kernel).shape[0] > 1:
+            raise VerificationError("construction", f"layer {i} is of pensia's, and its kernel is larger than 1x1")
+        single = manifest.construction == "malach"
+        layers[layer.node], count = pair_layer(i, layer, plan, source, masks, exact=exact, single=single)
         counts.append(count)
     total = [sum(getattr(count, field) for count in counts) for field in ("weights", "kept", "u", "v")]
     return layers, Counts(*total)

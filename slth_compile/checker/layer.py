@@ -44,7 +44,14 @@ def expected_masks(plans: tuple[LayerPlan, ...]) -> set[str]:
 
 
 def pair_layer(
-    index: int, layer: Layer, plan: LayerPlan, source: Source, masks: Masks, *, exact: bool = False
+    index: int,
+    layer: Layer,
+    plan: LayerPlan,
+    source: Source,
+    masks: Masks,
+    *,
+    exact: bool = False,
+    single: bool = False,
 ) -> tuple[PairLayer, Counts]:
     """The layer that masks and source amount to, every weight found within its tolerance.
 
@@ -55,20 +62,22 @@ def pair_layer(
         source: Where the random numbers come from.
         masks: Contents of `masks.safetensors`.
         exact: True keeps the effective weights beside their errors: for certificates by exact evaluation.
+        single: Whether a weight may keep one candidate at most.
 
     Raises:
-        VerificationError: A mask is malformed or names candidates that do not exist, or a tolerance is missed.
+        VerificationError: A mask is malformed, names candidates that do not exist or keeps too many, or a tolerance is
+            missed.
     """
     kernel, scale = layer.canonical(layer.kernel), spread_scale(layer)
     shape, gadget = kernel.shape, plan.kernel
     u = source.tensor(index, KERNEL_U, (gadget.width, shape[1], shape[1] // layer.groups))
     v = source.tensor(index, KERNEL_V, (gadget.width, *shape))
     part = Part(f"{index}.positive", u, v, shape, gadget.width, gadget.window, 1, layer.groups)
-    positive, kept, positive_weights = _errors(part, gadget, kernel, scale, masks)
+    positive, kept, positive_weights = _errors(part, gadget, kernel, scale, masks, single)
     negative = bias_error = negative_weights = bias_weights = None
     if plan.signed:
         part = dataclasses.replace(part, name=f"{index}.negative", sign=-1)
-        negative, more, negative_weights = _errors(part, gadget, kernel, scale, masks)
+        negative, more, negative_weights = _errors(part, gadget, kernel, scale, masks, single)
         kept += more
     width, channels = plan.kernel.width, kernel.shape[1]
     counts = [kernel.size, kept, width * channels * channels // layer.groups, width * kernel.size]
@@ -79,7 +88,7 @@ def pair_layer(
         # The bias is a triple itself: ones, scaled by it.
         triple = Triple(*(field.reshape(shape) for field in layer.bias))
         part = Part(f"{index}.bias", u, v, shape, gadget.width, gadget.window, 1, 1)
-        error, more, found = _errors(part, gadget, np.ones(shape), triple, masks)
+        error, more, found = _errors(part, gadget, np.ones(shape), triple, masks, single)
         bias_error = Interval(error.lower.reshape(-1), error.upper.reshape(-1))
         bias_weights = Dyadic(found.integers.reshape(-1), found.exponent)
         own = (shape[2], more, plan.bias.width, plan.bias.width * shape[2])
@@ -89,13 +98,15 @@ def pair_layer(
 
 
 def _errors(
-    part: Part, gadget: Gadget, kernel: np.ndarray, scale: Triple | None, masks: Masks
+    part: Part, gadget: Gadget, kernel: np.ndarray, scale: Triple | None, masks: Masks, single: bool
 ) -> tuple[Interval, int, Dyadic]:
     """Errors of all weights, of the kernel's canonical shape, the number of candidates kept, and the weights."""
     name = part.name
     offered = gadget.width // gadget.window
     own_contexts = functools.partial(contexts, part)
     mask = decode_mask(masks[name], kernel.size, gadget.window, offered, own_contexts, name)
+    if single and np.bitwise_count(mask.subsets).max(initial=0) > 1:
+        raise VerificationError("construction", f"{name}: a weight keeps several candidates, malach's keep one at most")
     integers = effective_integers(part, mask)
     error = weight_error(integers, gadget.gain - 46, kernel, scale)
     largest = np.maximum(-error.lower, error.upper)

@@ -57,7 +57,8 @@ class DomainEntry:
 class Manifest:
     """The manifest; `graph` is plain JSON still. `objective` says how the masks were chosen; nothing rests on it.
 
-    `seed` is None where the source was supplied, `delta` where no probability is stated.
+    `construction` is checked: of `malach` no weight keeps more than one candidate, of `pensia` no kernel is larger than
+    1x1. `seed` is None where the source was supplied, `delta` where no probability is stated.
     """
 
     version: int
@@ -67,6 +68,7 @@ class Manifest:
     eps: float
     delta: float | None
     objective: str
+    construction: str
     graph: Any
     output_names: tuple[str, ...]
     target_digest: str
@@ -85,14 +87,17 @@ def parse_manifest(raw: bytes) -> Manifest:
     if not isinstance(plain, dict) or plain.get("format") != "slth-ticket":
         raise VerificationError("format", "the manifest's 'format' is not 'slth-ticket'")
     version = plain.get("version")
-    if type(version) is not int or version not in (2, 3):
+    if type(version) is not int or version not in (2, 3, 4):
         found = ascii(version)[:40]
-        raise VerificationError("version", f"the format's version is {found}, this checker knows 2 and 3")
+        raise VerificationError("version", f"the format's version is {found}, this checker knows 2, 3 and 4")
     if plain.get("generator") != GENERATOR:
         found = ascii(plain.get("generator"))[:60]
         raise VerificationError("version", f"the generator is {found}, this checker knows '{GENERATOR}'")
-    plain = record(plain, _KEYS if version == 2 else [*_KEYS, "source"], "the manifest")
-    supplied, bits, signs = _source(plain["source"]) if version == 3 else (False, 24, False)
+    plain = record(plain, [*_KEYS, *("source", "construction")[: version - 2]], "the manifest")
+    supplied, bits, signs = (False, 24, False) if version == 2 else _source(plain["source"])
+    standard = (supplied, bits, signs) == (False, 24, False)
+    if version == 3 and standard:
+        raise VerificationError("source", "the standard source is described; it belongs to version 2")
     layers = sequence(plain["layers"], "'layers'")
     domains = sequence(plain["domains"], "'domains'")
     names = tuple(text(v, "an output's name") for v in sequence(plain["output_names"], "'output_names'"))
@@ -105,8 +110,9 @@ def parse_manifest(raw: bytes) -> Manifest:
         bits=bits,
         signs=signs,
         eps=real(plain["eps"], "eps", "eps"),
-        delta=None if version == 3 and plain["delta"] is None else real(plain["delta"], "delta", "delta"),
+        delta=None if not standard and plain["delta"] is None else real(plain["delta"], "delta", "delta"),
         objective=_objective(plain["objective"]),
+        construction=_construction(plain["construction"]) if version == 4 else "da-cunha",
         graph=plain["graph"],
         output_names=names,
         target_digest=hexadecimal(plain["target_digest"], "'target_digest'"),
@@ -127,8 +133,6 @@ def _source(entry: Any) -> tuple[bool, int, bool]:
     if entry["kind"] != "generated":
         raise VerificationError("source", f"the source is {ascii(entry['kind'])[:40]}, expected generated or supplied")
     bits, signs = integer(entry["bits"], "the source's bits", 4, 24, "source"), flag(entry["signs"], "'signs'")
-    if (bits, signs) == (24, False):
-        raise VerificationError("source", "the standard source is described; it belongs to version 2")
     return False, bits, signs
 
 
@@ -136,6 +140,12 @@ def _objective(value: Any) -> str:
     if value not in ("closest", "sparsest", "fewest-bits"):
         found = ascii(value)[:60]
         raise VerificationError("format", f"the objective is {found}, expected closest, sparsest or fewest-bits")
+    return value
+
+
+def _construction(value: Any) -> str:
+    if value not in ("pensia", "malach"):
+        raise VerificationError("construction", f"the construction is {ascii(value)[:60]}, expected pensia or malach")
     return value
 
 

@@ -72,7 +72,7 @@ class Verdict:
             f"{self.weights} weights, {self.kept} candidates kept, "
             f"{self.parameters_u + self.parameters_v} random parameters ({self.parameters_u} U, {self.parameters_v} V)"
         )
-        lines += [f"  {name:<10} {detail}" for name, detail in self.checks]
+        lines += [f"  {name:<12} {detail}" for name, detail in self.checks]
         for entry in self.certificates:
             if entry.recomputed is None:
                 own = f"NOT recomputed (quick); proved here: <= {entry.interval:.10g}, by intervals"

@@ -62,6 +62,13 @@ Objective = Annotated[
         autocompletion=lambda: ["closest", "sparsest", "fewest-bits"],
     ),
 ]
+Construction = Annotated[
+    str,
+    typer.Option(
+        help="Whose proof the network is built by: da-cunha|pensia|malach.",
+        autocompletion=lambda: ["da-cunha", "pensia", "malach"],
+    ),
+]
 Effort = Annotated[
     str,
     typer.Option(

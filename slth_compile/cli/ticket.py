@@ -11,6 +11,7 @@ import typer
 import slth_compile
 from slth_compile.arguments import load_arrays, parse_domain, parse_processes, parse_shape
 from slth_compile.cli.frame import (
+    Construction,
     Delta,
     Distributed,
     Domains,
@@ -59,6 +60,7 @@ def compile(
     source_bits: SourceBits = 24,
     source_signs: SourceSigns = False,
     objective: Objective = "closest",
+    construction: Construction = "da-cunha",
     window: Annotated[int | None, typer.Option(help="Candidates solved together; the plan chooses otherwise.")] = None,
     feedback: Annotated[
         str | None, typer.Option(metavar="FILE.npz", help="Calibration inputs x, on which errors are to cancel.")
@@ -93,6 +95,7 @@ def compile(
             domain=domains,
             source=given,
             objective=objective,
+            construction=construction,
             window=window,
             promise=promise,
             input_shape=shape,
@@ -113,6 +116,7 @@ def compile(
             seed=seed,
             source=given,
             objective=objective,
+            construction=construction,
             window=window,
             feedback=calibration,
             effort=effort,

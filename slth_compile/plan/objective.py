@@ -26,7 +26,7 @@ from slth_compile.plan.width import (
     SMALLEST_WINDOW,
     WINDOW_STEP,
     Problems,
-    _least_width,
+    least_width,
     limits_of,
     plan_gadget,
 )
@@ -97,7 +97,7 @@ def _narrow_windows(problems: Problems) -> list[Gadget]:
             if counts.sum() == 0 or np.ldexp(largest, -gain) > BEYOND[-1]:
                 continue
             counts[0] -= counts[len(counts) - len(BEYOND) :].sum()
-            gadget = _least_width(inside, gain, window, limits, cap, counts)
+            gadget = least_width(inside, gain, window, limits, cap, counts)
             if gadget is not None:
                 found.append(gadget)
                 cap = min(cap, WIDENING * gadget.width)

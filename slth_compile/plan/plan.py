@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from slth_compile.constructions.assumptions import violated
+from slth_compile.constructions.pensia import refuse_kernels
 from slth_compile.domain import Domain
 from slth_compile.errors import UnreachableError
 from slth_compile.graph.check import nonnegative_nodes
@@ -16,9 +18,20 @@ from slth_compile.graph.graph import Graph
 from slth_compile.graph.nodes import Weighted
 from slth_compile.plan.budget import AUTO, allocate
 from slth_compile.plan.objective import plan_fewest_bits, plan_pinned, plan_sparsest
+from slth_compile.plan.one_product import plan_one_product, predicted_bits
 from slth_compile.plan.width import Problems, plan_gadget
 from slth_compile.source.law import STANDARD, SourceLaw
-from slth_compile.source.layout import CLOSEST, FEWEST_BITS, SPARSEST, Gadget, LayerLayout, Layout
+from slth_compile.source.layout import (
+    CLOSEST,
+    DA_CUNHA,
+    FEWEST_BITS,
+    MALACH,
+    PENSIA,
+    SPARSEST,
+    Gadget,
+    LayerLayout,
+    Layout,
+)
 from slth_compile.source.network import kernel_shape
 from slth_compile.subset_sum.code_length import tried
 from slth_compile.subset_sum.problem import rounding
@@ -44,6 +57,10 @@ _NARROW = 1.8
 
 # The same for the cheapest subset within a tolerance.
 _CHEAPEST_RATES = ((8, 7e6), (12, 1.5e6), (16, 2.2e5), (20, 1.8e4), (24, 1.2e3))
+
+# Products a second of one core that are compared with a weight.
+_PRODUCTS = 1e8
+
 PLANNED = {CLOSEST: plan_gadget, SPARSEST: plan_sparsest, FEWEST_BITS: plan_fewest_bits}
 PINNED = {CLOSEST: plan_gadget, SPARSEST: plan_pinned, FEWEST_BITS: plan_pinned}
 
@@ -82,6 +99,7 @@ class Plan:
         constant_u: The same for `U`.
         seconds: Estimate for solving, on one core.
         memory: Estimate of the peak memory of solving, bytes.
+        violated: What the construction's theorem assumes and the target is not like, in words.
     """
 
     layout: Layout
@@ -92,6 +110,7 @@ class Plan:
     constant_u: float
     seconds: float
     memory: int
+    violated: tuple[str, ...] = ()
 
 
 def plan(
@@ -102,6 +121,7 @@ def plan(
     objective: str = CLOSEST,
     window: int | None = None,
     law: SourceLaw | None = STANDARD,
+    construction: str = DA_CUNHA,
     promise: str = AUTO,
 ) -> Plan:
     """Tolerances, gains, windows and widths for a target.
@@ -115,21 +135,27 @@ def plan(
         window: Candidates solved together, everywhere; None chooses for every gadget.
         law: Of the source; None where it is supplied, which is planned for as if it were the standard one. Where its
             misses cannot be bounded (`plan.law`), delta is what widths are estimated for, and is not stated.
+        construction: Whose proof the network is built by, one of `CONSTRUCTIONS`.
         promise: Which errors within the tolerances are to keep within eps, one of `budget.PROMISES`.
 
     Raises:
+        UnsupportedModelError: The construction is not for networks of this kind.
         InputError: A window that was not measured.
         UnreachableError: eps or delta is out of reach; names the layer and the number.
     """
+    if construction == PENSIA:
+        refuse_kernels(graph)
     positive = nonnegative_nodes(graph, all(domain.is_nonnegative() for domain in domains))
     signed = {i: not positive[graph.nodes[i].inputs[0]] for i in graph.layers}
     budget = allocate(graph, eps, domains, signed, promise)
     total = sum(_problems(graph, i, signed[i]) for i in graph.layers)
 
+    gadgets = _Gadgets(objective, window, construction)
+
     def layers(stated: bool) -> tuple[LayerLayout, ...]:
         share = functools.partial(_Share, failure=delta / total, law=law or STANDARD, stated=stated)
         return tuple(
-            _plan_layer(graph, index, i, signed[i], share(budget.tolerances[i]), objective, window)
+            _plan_layer(graph, index, i, signed[i], share(budget.tolerances[i]), gadgets)
             for index, i in enumerate(graph.layers)
         )
 
@@ -140,8 +166,16 @@ def plan(
         if law is None or law == STANDARD:
             raise
         stated, found = False, layers(stated=False)
-    layout = Layout(eps=eps, delta=delta if stated else None, layers=found, objective=objective, law=law)
-    return predict(graph, layout, budget.bound, budget.promise)
+    layout = Layout(
+        eps=eps,
+        delta=delta if stated else None,
+        layers=found,
+        objective=objective,
+        construction=construction,
+        law=law,
+    )
+    planned = predict(graph, layout, budget.bound, budget.promise)
+    return dataclasses.replace(planned, violated=violated(graph, domains, construction))
 
 
 def predict(graph: Graph, layout: Layout, bound: float, promise: str) -> Plan:
@@ -159,11 +193,11 @@ def predict(graph: Graph, layout: Layout, bound: float, promise: str) -> Plan:
             parameters_v=shape.parameters_v(layer.kernel.width) + outputs * (layer.bias.width if layer.bias else 0),
             parameters_u=shape.parameters_u(layer.kernel.width) + (layer.bias.width if layer.bias else 0),
             problems=problems + outputs,
-            mask_bits=problems * (layer.kernel.window + 2) + outputs * (layer.bias.window + 2 if layer.bias else 0),
+            mask_bits=round(problems * _bits(layer.kernel, layout) + outputs * _bits(layer.bias, layout)),
         )
         sizes.append(size)
-        seconds += _seconds(problems, layer.kernel, layout.objective)
-        seconds += _seconds(outputs, layer.bias, layout.objective) if layer.bias else 0.0
+        seconds += _seconds(problems, layer.kernel, layout)
+        seconds += _seconds(outputs, layer.bias, layout) if layer.bias else 0.0
         memory = max(memory, problems * (64 + 16 * layer.kernel.window))
     weights = sum(size.weights for size in sizes)
     smallest = layout.eps if layout.delta is None else min(layout.eps, layout.delta)
@@ -178,6 +212,37 @@ def predict(graph: Graph, layout: Layout, bound: float, promise: str) -> Plan:
         seconds=seconds,
         memory=memory,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Gadgets:
+    """How gadgets are planned: for which subsets, in windows of a given size (None chooses), by whose construction."""
+
+    objective: str
+    window: int | None
+    construction: str
+
+    def plan(self, problems: Problems) -> Gadget:
+        if self.construction == MALACH:
+            return plan_one_product(problems)
+        return PLANNED[self.objective](problems) if self.window is None else self._pinned(problems, self.window)
+
+    def plan_few(self, problems: Problems, window: int) -> Gadget:
+        """The gadget of few problems in a window that is in use anyway, unless it gets much wider there.
+
+        Every size of window is a program to compile, which takes longer than to solve them.
+        """
+        gadget = self.plan(problems)
+        if self.construction == MALACH:
+            return gadget
+        try:
+            found = self._pinned(problems, window)
+        except UnreachableError:
+            return gadget
+        return found if found.width <= _BIAS_WIDENING * gadget.width else gadget
+
+    def _pinned(self, problems: Problems, window: int) -> Gadget:
+        return PINNED[self.objective](problems, window=window)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,36 +265,22 @@ def _plan_layer(
     position: int,
     signed: bool,
     share: _Share,
-    objective: str,
-    window: int | None,
+    gadgets: _Gadgets,
 ) -> LayerLayout:
     node = graph.nodes[position]
     assert isinstance(node, Weighted)
     name = f"layer '{node.name or index}'"
     signs = 2 if signed else 1
-    plan_family = PLANNED[objective] if window is None else functools.partial(PINNED[objective], window=window)
     magnitudes = np.abs(node.kernel[node.kernel != 0])
     error = node.kernel_error * float(magnitudes.max(initial=0.0))
-    kernel = plan_family(share.problems(f"{name} kernel", magnitudes, error, signs, which=0))
+    kernel = gadgets.plan(share.problems(f"{name} kernel", magnitudes, error, signs, which=0))
     bias = None
     if node.bias is not None:
         magnitudes = np.abs(node.bias[node.bias != 0])
         error = 0.0 if node.bias_error is None else float(node.bias_error.max())
         problems = share.problems(f"{name} bias", magnitudes, error, 1, which=1)
-        bias = _in_window(kernel.window, problems, plan_family(problems), objective)
+        bias = gadgets.plan_few(problems, kernel.window)
     return LayerLayout(signed=signed, kernel=kernel, bias=bias)
-
-
-def _in_window(window: int, problems: Problems, gadget: Gadget, objective: str) -> Gadget:
-    """The gadget of few problems in a window that is in use anyway, unless it gets much wider there.
-
-    Every size of window is a program to compile, which takes longer than to solve them.
-    """
-    try:
-        found = PINNED[objective](problems, window=window)
-    except UnreachableError:
-        return gadget
-    return found if found.width <= _BIAS_WIDENING * gadget.width else gadget
 
 
 def _problems(graph: Graph, position: int, signed: bool) -> int:
@@ -240,7 +291,17 @@ def _problems(graph: Graph, position: int, signed: bool) -> int:
     return kernel + (0 if node.bias is None else max(1, int(np.count_nonzero(node.bias))))
 
 
-def _seconds(problems: int, gadget: Gadget, objective: str) -> float:
+def _bits(gadget: Gadget | None, layout: Layout) -> float:
+    """Estimate of the mask's bits for one weight."""
+    if gadget is None:
+        return 0.0
+    return predicted_bits(gadget.width) if layout.construction == MALACH else gadget.window + 2
+
+
+def _seconds(problems: int, gadget: Gadget, layout: Layout) -> float:
+    if layout.construction == MALACH:
+        return problems * gadget.width / 2 / _PRODUCTS
+    objective = layout.objective
     windows, rates = zip(*(_RATES if objective == CLOSEST else _CHEAPEST_RATES), strict=True)
     problems *= 1 if objective == CLOSEST else tried(gadget.window)
     rate = float(np.exp(np.interp(gadget.window, windows, np.log(rates))))

@@ -151,12 +151,12 @@ def plan_gadget(problems: Problems, window: int | None = None) -> Gadget:
         for gain in range(lowest, lowest + GAINS):
             if problems.is_below_grid(gain):
                 continue
-            gadget = _least_width(problems, gain, size, limits_by_window[size], cap, _shifted(counts, gain - lowest))
+            gadget = least_width(problems, gain, size, limits_by_window[size], cap, _shifted(counts, gain - lowest))
             if gadget is not None:
                 best, cap = gadget, gadget.width - 1
     if best is not None:
         return best
-    _refuse_few_bits(problems, lowest)
+    refuse_few_bits(problems, lowest)
     if problems.is_below_grid(lowest):
         raise UnreachableError(
             f"{problems.name}: needs a tolerance of {problems.tolerance:.2e}, below the grid of the source "
@@ -177,9 +177,19 @@ def _worthwhile(window: int, width: int) -> int:
     return width // (_LARGE_WINDOW_GAIN if window <= MAXIMUM_WINDOW else _FOUR_LIST_GAIN)
 
 
-def _least_width(
+def least_width(
     problems: Problems, gain: int, window: int, limits: np.ndarray, cap: int, counts: np.ndarray | None = None
 ) -> Gadget | None:
+    """The gadget of least width with a given gain and window, equation (1); None where none up to `cap` will do.
+
+    Args:
+        problems: What it must meet.
+        gain: Exponent g.
+        window: Candidates m.
+        limits: Limits of q for every target and tolerance, of this window or a smaller one of the exact solver.
+        cap: Largest width allowed.
+        counts: Weights by target, where they are known already.
+    """
     if cap < 1:
         return None
     # Half a grid step goes to rounding the target, as much and more to rounding the error.
@@ -218,7 +228,7 @@ def _least_width(
     return Gadget(width=high, gain=gain, window=window, tolerance=problems.tolerance, failure=stated)
 
 
-def _refuse_few_bits(problems: Problems, gain: int) -> None:
+def refuse_few_bits(problems: Problems, gain: int) -> None:
     """Nothing, where the source's grid comes within the tolerance of every weight."""
     tolerance = float(np.ldexp(problems.spendable, -gain))
     if problems.stated or problems.law == STANDARD or estimated_tolerance(problems.law, tolerance) > 0:

@@ -17,6 +17,7 @@ def compiled(summary: Summary) -> Table:
     rows = (
         ("Target", f"{numbers.count(summary.weights)} weights in {numbers.count(len(summary.layers))} layers"),
         ("Random network", f"{numbers.count(random_weights)} random weights in {numbers.count(depth)} layers"),
+        ("Construction", summary.construction),
         ("Subset of a weight within its tolerance", summary.objective),
         ("Kept in V", f"{numbers.count(summary.kept)} of {numbers.count(summary.parameters_v)}"),
         ("Kept for each target weight", numbers.per(summary.kept, summary.weights)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from slth_compile.constructions.assumptions import AUTHORS
 from slth_compile.plan.budget import ALL
 from slth_compile.plan.plan import Plan
 from slth_compile.report.statements import not_stated_because
@@ -31,6 +32,7 @@ def plan_text(plan: Plan) -> str:
         missed = f"{layout.failure:.2e}   (delta {layout.delta:g}, over seeds)"
     lines += [
         "",
+        f"construction       {layout.construction}",
         f"objective          {layout.objective}",
         f"{'promised' if plan.promise == ALL else 'expected'} bound     {plan.bound:.4e}   (eps {layout.eps:g}"
         f"{'' if plan.promise == ALL else '; for typical errors, nothing is promised'})",
@@ -41,6 +43,9 @@ def plan_text(plan: Plan) -> str:
         f"mask               {bits / 8 / 1024:,.0f} KiB, {bits / weights:.1f} bits a weight",
         f"solving            about {plan.seconds:,.1f} s on one core, {plan.memory / 2**20:,.0f} MiB",
     ]
+    if plan.violated:
+        lines.append(f"outside the theorem of {AUTHORS[layout.construction]}, which the plan does not rest on:")
+        lines += [f"  {sentence}" for sentence in plan.violated]
     return "\n".join(lines)
 
 

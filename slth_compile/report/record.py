@@ -39,7 +39,12 @@ def summary_json(summary: Summary) -> dict[str, Any]:
         "source": summary.source,
         "headline": statements.headline(summary),
         # delta and the failures are None where no probability is stated.
-        "asked": {"eps": summary.eps, "delta": summary.delta, "objective": summary.objective},
+        "asked": {
+            "eps": summary.eps,
+            "delta": summary.delta,
+            "objective": summary.objective,
+            "construction": summary.construction,
+        },
         "planned": {
             "failure": summary.planned_failure,
             "bound": summary.planned_bound,

@@ -154,6 +154,7 @@ class Summary:
         eps: Asked: largest difference.
         delta: Asked: largest failure probability over seeds; None where nothing is stated.
         objective: Asked: which subset within its tolerance a weight takes.
+        construction: Asked: whose proof the network is built by.
         planned_failure: Planned bound on the failure probability; None where none is stated.
         planned_bound: `B(eta)`: the bound promised for all errors within the tolerances, or expected of typical ones.
         promise: Which of the two, as in `plan.budget`.
@@ -181,6 +182,7 @@ class Summary:
     mask_bytes: int
     measured: Measured
     objective: str = "closest"
+    construction: str = "da-cunha"
     source: str = ""
 
     @property

@@ -56,7 +56,7 @@ def render_terminal(summary: Summary) -> str:
         f"{summary.quantiser_bits_per_weight:.1f}), "
         f"{numbers.count(summary.parameters_v)} random weights in V of which {numbers.count(summary.kept)} kept",
         f"seconds    {sum(seconds.values()):.1f} ({stages})",
-        f"source     {summary.source}",
+        f"source     {summary.source}, construction {summary.construction}",
         f"ticket id  {summary.ticket_id}",
     ]
     return "\n".join(lines)

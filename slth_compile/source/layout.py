@@ -15,6 +15,11 @@ CLOSEST, SPARSEST, FEWEST_BITS = "closest", "sparsest", "fewest-bits"
 OBJECTIVES = (CLOSEST, SPARSEST, FEWEST_BITS)
 """Which subset within its tolerance a weight takes: the closest, one that keeps fewest, one that codes shortest."""
 
+DA_CUNHA, PENSIA, MALACH = "da-cunha", "pensia", "malach"
+CONSTRUCTIONS = (DA_CUNHA, PENSIA, MALACH)
+"""Whose proof a network is built by: da Cunha et al. (2022); its dense case, Pensia et al. (2020); or Malach et al.
+(2020), where a weight keeps one product and no sum."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Gadget:
@@ -59,6 +64,7 @@ class Layout:
         delta: Allowed probability, over seeds, that some weight misses its tolerance; None where nothing is stated.
         layers: Every weighted layer in topological order.
         objective: One of `OBJECTIVES`.
+        construction: One of `CONSTRUCTIONS`.
         law: Of the entries; None where the source is supplied.
     """
 
@@ -66,6 +72,7 @@ class Layout:
     delta: float | None
     layers: tuple[LayerLayout, ...]
     objective: str = CLOSEST
+    construction: str = DA_CUNHA
     law: SourceLaw | None = STANDARD
 
     @property

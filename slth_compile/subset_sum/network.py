@@ -13,9 +13,10 @@ from slth_compile.graph.graph import Graph
 from slth_compile.graph.nodes import Weighted
 from slth_compile.processes import by_first, from_first
 from slth_compile.progress import Progress
-from slth_compile.source.layout import CLOSEST, Layout
+from slth_compile.source.layout import CLOSEST, MALACH, Layout
 from slth_compile.source.network import kernel_shape
 from slth_compile.source.source import Generated, Source
+from slth_compile.subset_sum.closest_product import solve_closest_product
 from slth_compile.subset_sum.compensation import LARGEST, compensation
 from slth_compile.subset_sum.dispatch import cores
 from slth_compile.subset_sum.feedback import solve_layer
@@ -63,7 +64,14 @@ def solve_network(
         done += solved
         progress("solve", done, total)
 
-    exact = _compiled(layout, source) if layout.objective == CLOSEST else frozenset()
+    sums = layout.construction != MALACH
+    exact = _compiled(layout, source) if sums and layout.objective == CLOSEST else frozenset()
+
+    def solve(family: Family) -> Solution:
+        if not sums:
+            return solve_closest_product(family, advance)
+        return solve_family(family, advance, layout.objective, exact)
+
     inputs = None if calibration is None else LayerInputs(graph, calibration)
     for index, position in enumerate(graph.layers):
         node = graph.nodes[position]
@@ -72,9 +80,8 @@ def solve_network(
         if inputs is None:
             parts: dict[str, SubsetMask] = {}
             for family in problems:
-                parts |= _kept((family,), workspace, advance) or _solved(
-                    (family,), (solve_family(family, advance, layout.objective, exact),), workspace, misses
-                )
+                kept = _kept((family,), workspace, advance)
+                parts |= kept or _solved((family,), (solve(family),), workspace, misses)
         else:
             signed = layout.layers[index].signed
             parts = _kept(problems, workspace, advance) or _solved(

@@ -27,7 +27,7 @@ from slth_compile.graph.fold import fold
 from slth_compile.graph.graph import Graph, graph_from_json, graph_json, target_arrays, target_digest
 from slth_compile.graph.nodes import Weighted
 from slth_compile.source.law import FEWEST_BITS, MOST_BITS, STANDARD, SourceLaw
-from slth_compile.source.layout import MAXIMUM_WIDTH, OBJECTIVES, Gadget, LayerLayout, Layout
+from slth_compile.source.layout import CONSTRUCTIONS, DA_CUNHA, MAXIMUM_WIDTH, OBJECTIVES, Gadget, LayerLayout, Layout
 from slth_compile.source.source import Generated, Source, Supplied
 from slth_compile.source.supplied import numbers, refuse_unfitting, supplied
 from slth_compile.source.threefry import GENERATOR
@@ -35,8 +35,9 @@ from slth_compile.ticket.coding import decode_family, encode_family
 from slth_compile.ticket.masks import LARGEST_WINDOW
 from slth_compile.ticket.ticket import Ticket
 
-FORMAT, VERSION, SOURCE_VERSION = "slth-ticket", 2, 3
-"""A ticket of the standard source is of version 2; version 3 adds what another source is."""
+FORMAT, VERSION, SOURCE_VERSION, CONSTRUCTION_VERSION = "slth-ticket", 2, 3, 4
+"""A ticket of the standard source is of version 2; version 3 adds what another source is, version 4 whose construction
+it is."""
 
 MANIFEST, SUMS = "manifest.json", "SHA256SUMS"
 MASKS, TARGET, DOMAIN, CERTIFICATE = "masks.safetensors", "target.safetensors", "domain.safetensors", "certificate.json"
@@ -96,10 +97,10 @@ def stated_files(
     }
     if isinstance(ticket.source, Supplied):
         files[SOURCE] = safetensors.numpy.save(numbers(ticket.source))
-    described = _described(ticket.source)
+    added = _added(ticket)
     manifest = {
         "format": FORMAT,
-        "version": VERSION if described is None else SOURCE_VERSION,
+        "version": _version(added),
         "generator": GENERATOR,
         "seed": ticket.seed,
         "eps": ticket.layout.eps,
@@ -113,7 +114,7 @@ def stated_files(
             {"kind": domain.kind, "digest": domain_digest(domain), "stored": _is_stored(domain)} for domain in domains
         ],
         "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
-    } | ({} if described is None else {"source": described})
+    } | added
     return {MANIFEST: _json(manifest), **files}
 
 
@@ -186,7 +187,14 @@ def read(directory: pathlib.Path) -> Record:
         layers = tuple(_layer_layout(entry) for entry in manifest["layers"])
         source, law = _source(manifest, content)
         objective = _objective(manifest["objective"])
-        layout = Layout(eps=manifest["eps"], delta=manifest["delta"], layers=layers, objective=objective, law=law)
+        layout = Layout(
+            eps=manifest["eps"],
+            delta=manifest["delta"],
+            layers=layers,
+            objective=objective,
+            construction=_construction(manifest),
+            law=law,
+        )
         if isinstance(source, Supplied):
             refuse_unfitting(fold(graph), layout, source)
         coded = _tensors(content[MASKS])
@@ -210,8 +218,8 @@ def read(directory: pathlib.Path) -> Record:
 def _refuse_unknown(manifest: Mapping[str, Any]) -> None:
     if manifest["format"] != FORMAT:
         raise VerificationError("format", f"found format '{manifest['format']}', expected '{FORMAT}'")
-    if manifest["version"] not in (VERSION, SOURCE_VERSION):
-        known = f"{VERSION} and {SOURCE_VERSION}"
+    if manifest["version"] not in (VERSION, SOURCE_VERSION, CONSTRUCTION_VERSION):
+        known = f"{VERSION}, {SOURCE_VERSION} and {CONSTRUCTION_VERSION}"
         raise VerificationError("version", f"found version {manifest['version']}, this release reads {known}")
     if manifest["generator"] != GENERATOR:
         raise VerificationError("version", f"found generator '{manifest['generator']}', expected '{GENERATOR}'")
@@ -269,21 +277,38 @@ def _objective(value: Any) -> str:
     return value
 
 
+def _construction(manifest: Mapping[str, Any]) -> str:
+    if manifest["version"] != CONSTRUCTION_VERSION:
+        return DA_CUNHA
+    found = manifest["construction"]
+    if found not in CONSTRUCTIONS or found == DA_CUNHA:
+        raise ValueError(f"found the construction {found!r:.40}, expected one of {', '.join(CONSTRUCTIONS[1:])}")
+    return found
+
+
 def _whole(value: Any, low: int, high: int) -> int:
     if type(value) is not int or not low <= value <= high:
         raise ValueError(f"found {value!r:.40}, expected a whole number from {low} to {high}")
     return value
 
 
-def _described(source: Source) -> dict[str, Any] | None:
-    """What the manifest says of a source other than the standard one."""
-    if isinstance(source, Supplied):
-        return {"kind": "supplied"}
-    return None if source.law == STANDARD else {"kind": "generated", **dataclasses.asdict(source.law)}
+def _added(ticket: Ticket) -> dict[str, Any]:
+    """What the manifest says of a source other than the standard one, and of a construction other than the first."""
+    law = None if isinstance(ticket.source, Supplied) else ticket.source.law
+    source = {"kind": "supplied"} if law is None else {"kind": "generated", **dataclasses.asdict(law)}
+    if ticket.layout.construction == DA_CUNHA:
+        return {} if law == STANDARD else {"source": source}
+    return {"source": source, "construction": ticket.layout.construction}
+
+
+def _version(added: Mapping[str, Any]) -> int:
+    if "construction" in added:
+        return CONSTRUCTION_VERSION
+    return SOURCE_VERSION if added else VERSION
 
 
 def _source(manifest: Mapping[str, Any], content: Mapping[str, bytes]) -> tuple[Source, SourceLaw | None]:
-    described = manifest["source"] if manifest["version"] == SOURCE_VERSION else {"kind": "generated"}
+    described = {"kind": "generated"} if manifest["version"] == VERSION else manifest["source"]
     if described["kind"] not in ("generated", "supplied"):
         raise VerificationError(
             "source", f"found a source of kind {described['kind']!r:.40}, expected generated or supplied"
