@@ -251,8 +251,8 @@ def constructed(bench: Bench, target: Any, dense: np.ndarray, eps: float, balls:
         steps=bench.training.steps,
         own_steps=0,
         seconds=seconds,
-        certificate=f"|f - g| <= {points:.2g} on {len(images):,} test images, {sure:,} predictions cannot differ; "
-        f"<= {within:.2g} in {count} balls of {255 * radius:g}/255",
+        certificate=f"logits within {points:.2g} on {len(images):,} test images, {sure:,} predictions cannot differ; "
+        f"within {within:.2g} in {count} balls of {255 * radius:g}/255",
         bounds={"points": points, "balls": within},
         verified=verified,
     )
@@ -281,24 +281,26 @@ def markdown(rows: Sequence[Row], weights: int) -> str:
 def draw(rows: Sequence[Row]) -> Figure:
     """Accuracy against what is stored, what was trained, and how far the logits are from the dense network's."""
     figure = Figure(figsize=(12, 4.2), layout="constrained")
-    colours = ("#1b1f24", "#0072b2", "#d55e00", "#e69f00", "#009e73", "#cc79a7")
+    colours, markers = ("#1b1f24", "#0072b2", "#d55e00", "#e69f00", "#009e73", "#cc79a7"), "so^Dvx"
     panels = (
         ("stored: mask, weights, seed [KiB]", [row.stored / 1024 for row in rows]),
         ("gradient steps, those of the start included", [row.steps for row in rows]),
-        ("largest difference of a logit from the dense network's", [max(row.difference, 1e-7) for row in rows]),
+        ("largest difference of a logit from the dense one's", [row.difference or None for row in rows]),
     )
     for axes, (label, values) in zip(figure.subplots(1, 3, sharey=True), panels, strict=True):
-        for row, value, colour in zip(rows, values, colours, strict=True):
-            # Proved things are filled.
-            face = colour if row.bounds else "none"
-            axes.plot(
-                value, 100 * row.accuracy, "o", color=colour, markerfacecolor=face, markersize=9, label=row.method
-            )
-        axes.set_xscale("log")
+        for row, value, colour, marker in zip(rows, values, colours, markers, strict=True):
+            if value is not None:  # the dense network does not differ from itself
+                # What is proved is filled.
+                face, size = (colour, 6) if row.bounds else ("none", 10)
+                place = {"color": colour, "markerfacecolor": face, "markersize": size, "label": row.method}
+                axes.plot(value, 100 * row.accuracy, marker, **place)
         axes.set_xlabel(label)
         axes.grid(color="#d9dde3", linewidth=0.7)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
+    for axes in figure.axes[:2]:
+        axes.set_xlim(left=0)
+    figure.axes[2].set_xscale("log")
     figure.axes[0].set_ylabel("accuracy on the test images [%]")
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, fontsize=9, loc="outside lower center", ncols=len(rows))
