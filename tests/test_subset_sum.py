@@ -166,6 +166,27 @@ def test_in_32_bits_it_equals_exhaustive_search_of_the_rounded_problem_many_time
     check_int32(n, MANY)
 
 
+def best_of_sorted_halves(candidates, target):
+    """The smallest |target - sum| of one problem, by another way: two sorted lists and a binary search."""
+    lists = []
+    for part in np.array_split(candidates, 2):
+        sums = np.zeros(1, np.int64)
+        for x in part:
+            sums = np.concatenate([sums, sums + x])
+        lists.append(np.sort(sums))
+    rest = target - lists[0]
+    above = np.clip(np.searchsorted(lists[1], rest), 1, len(lists[1]) - 1)
+    return min(np.abs(rest - lists[1][above - step]).min() for step in (0, 1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [24, 29, 30])
+def test_the_largest_windows_equal_a_search_of_sorted_halves(n):
+    candidates, targets = hard_problems(n, LANES, np.random.default_rng(n))
+    found = errors(candidates, targets, solve(candidates, targets))
+    assert found.tolist() == [best_of_sorted_halves(*problem) for problem in zip(candidates.T, targets, strict=True)]
+
+
 @settings(max_examples=200, deadline=None)
 @given(hnp.arrays(np.int64, (9, 4), elements=st.integers(-(2**46), 2**46)), st.data())
 def test_the_fast_solver_equals_exhaustive_search_anywhere(candidates, data):

@@ -63,9 +63,22 @@ class Records:
         self.progress("train", self.done, self.total)
         return found
 
+    def read(self, name: str) -> dict[str, np.ndarray]:
+        """The arrays that `once` keeps under a name.
+
+        Raises:
+            InputError: There are none.
+        """
+        path = self.partial / _NETWORKS / f"{name}.npz"
+        found = _read(path)
+        if found is None:
+            raise InputError(f"{path}: cannot be read; it was there a moment ago")
+        return found
+
     def finish(self, files: Mapping[str, bytes]) -> None:
         """`OUT/` with these files beside the settings and the networks; the rename is the last act."""
         for name, content in files.items():
+            (self.partial / name).parent.mkdir(parents=True, exist_ok=True)
             _write(self.partial / name, content)
         aside = self.out.with_name(f"{self.out.name}.replaced-{os.getpid()}")
         if self.out.exists():

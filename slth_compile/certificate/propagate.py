@@ -66,8 +66,8 @@ class Operation:
         own = dataclasses.fields(node)
         fields = {f.name: getattr(node, f.name) for f in own if f.name not in arrays}
         needed = {f.name for f in own if f.name in n.PARAMETER_FIELDS and f.default is dataclasses.MISSING}
-        inputs = {} if isinstance(node, n.Input) else {"inputs": ()}
-        self.node = type(node)(**inputs, **fields, **dict.fromkeys(needed, _NO_ARRAY))
+        blank: dict[str, Any] = dict.fromkeys(needed, _NO_ARRAY)
+        self.node = type(node)(**({} if isinstance(node, n.Input) else {"inputs": ()}), **fields, **blank)
         self._key = (type(node), *fields.items())
 
     def __eq__(self, other: object) -> bool:

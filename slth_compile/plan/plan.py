@@ -19,6 +19,7 @@ from slth_compile.graph.nodes import Weighted
 from slth_compile.plan.budget import AUTO, allocate
 from slth_compile.plan.objective import plan_fewest_bits, plan_pinned, plan_sparsest
 from slth_compile.plan.one_product import plan_one_product, predicted_bits
+from slth_compile.plan.typical import widening
 from slth_compile.plan.width import Problems, plan_gadget
 from slth_compile.source.law import STANDARD, SourceLaw
 from slth_compile.source.layout import (
@@ -147,8 +148,9 @@ def plan(
         refuse_kernels(graph)
     positive = nonnegative_nodes(graph, all(domain.is_nonnegative() for domain in domains))
     signed = {i: not positive[graph.nodes[i].inputs[0]] for i in graph.layers}
-    budget = allocate(graph, eps, domains, signed, promise)
     total = sum(_problems(graph, i, signed[i]) for i in graph.layers)
+    wider = widening(delta / total) if objective == CLOSEST and construction != MALACH else 1.0
+    budget = allocate(graph, eps, domains, signed, promise, wider)
 
     gadgets = _Gadgets(objective, window, construction)
 
