@@ -29,7 +29,7 @@ _METHODS = {"box": ("interval", "backward"), "balls": ("interval", "backward"), 
 class Claim:
     """One entry of `certificate.json`: `|f(x) - g(x)|` is nowhere above `per_output`, and reaches `lower`.
 
-    `arithmetic` says whether that is claimed of evaluations in float64 too; `float32` bounds those in float32, or is None.
+    `arithmetic` says whether that is claimed of evaluations in float64 too; `float32` is for float32, or None.
     """
 
     kind: str
