@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from counts import few
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -14,7 +15,6 @@ from slth_compile.subset_sum.meet_in_the_middle import closest_subset
 from slth_compile.subset_sum.problem import NARROW_BITS, batch_size, chunk_size, narrowed
 
 SIZES = range(2, 17)
-FEW = [pytest.param(n, marks=[] if n in (2, 3, 7, 12, 16) else pytest.mark.slow) for n in SIZES]
 MANY = 100_000
 KINDS = 16
 LANES = 64
@@ -145,7 +145,7 @@ def check_int32(n, count):
     optimal(*(x.astype(np.int32) for x in at_the_edge))
 
 
-@pytest.mark.parametrize("n", FEW)
+@pytest.mark.parametrize("n", few(SIZES, 2, 3, 7, 12, 16))
 def test_the_fast_solver_equals_exhaustive_search(n):
     check_int64(n, 512)
 
