@@ -118,8 +118,8 @@ def test_rounding_the_wrong_way_is_seen(name: str, monkeypatch: pytest.MonkeyPat
 
     @given(*PLANES)
     @settings(max_examples=600, deadline=None, database=None, phases=[Phase.generate])
-    def holds(*arguments) -> None:
-        test_planes_hold_the_difference.hypothesis.inner_test(*arguments)
+    def holds(a, b, p, q, leak, share, other, chosen) -> None:
+        test_planes_hold_the_difference.hypothesis.inner_test(a, b, p, q, leak, share, other, chosen)
 
     # any counterexample, not the smallest
     with pytest.raises(AssertionError):
