@@ -170,7 +170,7 @@ def _outputs(graph: Graph, x: jax.Array, weights) -> jax.Array:
 @pytest.mark.parametrize(
     "network",
     [
-        pytest.param(network, marks=[pytest.mark.slow] if network in (grouped, depthwise, attending) else [])
+        pytest.param(network, marks=[pytest.mark.slow] if network in (grouped, depthwise, curved, attending) else [])
         for network in NETWORKS
     ],
 )
