@@ -87,7 +87,8 @@ def file_digest(path: Path) -> str:
 def read_small(path: Path, limit: int = MAX_JSON_BYTES) -> bytes:
     """The bytes of a file of at most `limit` bytes."""
     with path.open("rb") as file:
-        raw = file.read(limit + 1)
+        # room for what is there, not for what may be
+        raw = file.read(min(os.fstat(file.fileno()).st_size, limit) + 1)
     if len(raw) > limit:
         raise VerificationError("format", f"'{path.name}' is longer than {limit} bytes")
     return raw

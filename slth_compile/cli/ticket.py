@@ -151,7 +151,13 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Check a ticket directory with the independent checker; exit code 3 where anything is false."""
-    verdict = slth_compile.verify(out, expected_id=expected_id, domain_data=domain_data, quick=quick)
+    # as `slth_compile.verify` does, without the compiler, which takes seconds to import
+    from threadpoolctl import threadpool_limits
+
+    from slth_compile import checker
+
+    with threadpool_limits(1, "blas"):
+        verdict = checker.verify(out, expected_id=expected_id, domain_data=domain_data, quick=quick)
     if against is not None:
         if not isinstance(verdict, Verdict):
             raise InputError(f"--against {against}: a found ticket has no target; leave it out")
