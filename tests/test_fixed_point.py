@@ -36,9 +36,9 @@ UNIT = Fraction(1, 2**PRECISION)
 
 
 def values(found: Any, head: int = 0) -> np.ndarray:
-    """What limbs `(*shape, places, batch)` stand for, as fractions."""
+    """What limbs `(places, ...)` stand for, as fractions."""
     whole = np.vectorize(lambda v: Fraction(int(v)), otypes=[object])(np.asarray(found))
-    return sum(whole[..., a, :] * Fraction(2) ** (20 * (head - a)) for a in range(whole.shape[-2]))
+    return sum(whole[a] * Fraction(2) ** (20 * (head - a)) for a in range(len(whole)))
 
 
 # ---------------------------------------------------------------- limbs
@@ -126,7 +126,7 @@ def test_folding_to_hundreds_of_bits(seed: int) -> None:
 def test_digits_of_reals(seed: int, head: int, count: int) -> None:
     reals = Reals.of(np.random.default_rng(seed).normal(0, 1, 6) * 2.0 ** (20 * head))
     found, off = reals.digits(Places(head, count))
-    for exactly, near in zip(reals.values, values(found[:, None, :].swapaxes(0, 1), head)[0], strict=True):
+    for exactly, near in zip(reals.values, values(found, head), strict=True):
         assert abs(Fraction(exactly) * UNIT - near) + UNIT * reals.error <= Fraction(off)
     assert off <= limbs.Places(head, count).unit
 

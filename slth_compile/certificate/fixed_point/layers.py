@@ -21,7 +21,6 @@ from slth_compile.certificate.fixed_point.limbs import (
     Fixed,
     Places,
     carried,
-    chosen,
     collected,
     convolved,
     digits,
@@ -167,13 +166,12 @@ def prepared(node: n.Weighted, layer: ExactLayer, places: Places, rank: int) -> 
         raise OutOfPlacesError(f"'{node.name}': {terms * channels} products in a sum")
     step = -(-channels // blocks)
 
-    def arranged(kernel: np.ndarray, features: int) -> list[np.ndarray]:
-        wide = window._replace(features=features)
-        return [e.arranged(kernel[..., at : at + step, :], wide) for at in range(0, channels, step)]
+    def arranged(kernel: np.ndarray, window: e.Window) -> list[np.ndarray]:
+        return [e.arranged(kernel[..., at : at + step, :], window) for at in range(0, channels, step)]
 
     def side_by_side(limbs: Mapping[int, np.ndarray]) -> list[np.ndarray]:
         grouped = [k.reshape(*k.shape[:-1], window.groups, -1) for k in limbs.values()]
-        return arranged(np.stack(grouped, -2).reshape(*node.kernel.shape[:-1], -1), window.features * len(limbs))
+        return arranged(np.stack(grouped, -2).reshape(*node.kernel.shape[:-1], -1), _wide(window, len(limbs)))
 
     magnitude = functools.reduce(
         np.maximum, [functools.reduce(np.add, map(np.abs, parts)) * ABOVE for parts in kernels]
@@ -182,7 +180,7 @@ def prepared(node: n.Weighted, layer: ExactLayer, places: Places, rank: int) -> 
     arrays = Arrays(
         positive=side_by_side(found[0][0]),
         negative=side_by_side(found[1][0]) if len(found) > 1 else None,
-        magnitude=arranged(magnitude, window.features),
+        magnitude=arranged(magnitude, window),
         rest=max(rest for _, rest in found),
         scale=None if layer.scale is None else numbers(layer.scale, Places(0, places.limbs + 1), ends),
         shift=None if layer.shift is None else numbers(layer.shift, places, ends),
@@ -207,9 +205,7 @@ def _kernel_digits(parts: Sequence[np.ndarray], count: int) -> tuple[dict[int, n
     """A kernel's limbs that are not zero everywhere, by place, and how far off the worst entry is."""
     places = Places(0, count)
     found, rest = zip(*(digits(part, places) for part in parts), strict=True)
-    total = found[0]
-    if len(found) > 1:
-        total = np.moveaxis(np.asarray(normal(jnp.moveaxis(jnp.asarray(sum(found)), 0, -2))), -2, 0)
+    total = found[0] if len(found) == 1 else np.asarray(normal(jnp.asarray(sum(found))))
     if np.abs(total[0]).max() > LARGEST_LIMB:
         raise OutOfPlacesError("a weight of 2^19 or more")
     limbs = {k: limb for k, limb in enumerate(total) if np.any(limb)}
@@ -218,15 +214,15 @@ def _kernel_digits(parts: Sequence[np.ndarray], count: int) -> tuple[dict[int, n
 
 def _apply(form: Form, places: Places, operand: Fixed, arrays: Arrays) -> Fixed:
     window, count = form.window, places.limbs
-    x, radius = (jnp.moveaxis(v, v.ndim - 2 - after, 0) for v, after in ((operand.limbs, 1), (operand.radius, 0)))
+    x, radius = (jnp.moveaxis(v, -2, 0) for v in (operand.limbs, operand.radius))
     fan_in = math.prod(window.taps) * (len(x) // window.groups)
     pairs = min(count, max(len(form.positive), len(form.negative or ())))
     sides = [(x, form.positive, arrays.positive)]
     if form.negative is not None and arrays.negative is not None:
-        up = signs(x) > 0
+        up = jnp.moveaxis(signs(operand.limbs) > 0, -2, 0)[:, None]
         sides = [
-            (chosen(up, x, 0.0), form.positive, arrays.positive),
-            (chosen(up, 0.0, x), form.negative, arrays.negative),
+            (jnp.where(up, x, 0.0), form.positive, arrays.positive),
+            (jnp.where(up, 0.0, x), form.negative, arrays.negative),
         ]
     limbs = carried(functools.reduce(jnp.add, [_sums(window, *side, count) for side in sides]), count)
     largest = jnp.max(jnp.abs(signs(operand.limbs))) * (2.0 ** (BITS * places.head) * ABOVE) + jnp.max(operand.radius)
@@ -237,7 +233,7 @@ def _apply(form: Form, places: Places, operand: Fixed, arrays: Arrays) -> Fixed:
         found = times(found, arrays.scale, places)
     if arrays.shift is not None:
         found = plus(found, arrays.shift)
-    return Fixed(jnp.moveaxis(found.limbs, 0, -3), jnp.moveaxis(found.radius, 0, -2), found.top)
+    return Fixed(jnp.moveaxis(found.limbs, 1, -2), jnp.moveaxis(found.radius, 0, -2), found.top)
 
 
 apply_layer = program(_apply, 0, 1)
@@ -248,7 +244,7 @@ def times(value: Fixed, constants: Numbers, places: Places) -> Fixed:
     """Products with constants, whose limbs start at 2^0 and are one more than the value's."""
     count = places.limbs
     constant = jnp.asarray(constants.limbs)
-    limbs = carried(convolved(value.limbs, lambda k: constant[k][..., None, :], 0, count), count)
+    limbs = carried(convolved(value.limbs, lambda k: constant[k], 0, count), count)
     size = size_of(constants)
     largest = jnp.max(jnp.abs(signs(value.limbs)), -1, keepdims=True) * (2.0 ** (BITS * places.head) * ABOVE)
     lost = dropped(1, count) * places.unit
@@ -256,31 +252,41 @@ def times(value: Fixed, constants: Numbers, places: Places) -> Fixed:
     return Fixed(limbs, radius, tops(limbs, value.top))
 
 
+def beside(constants: Numbers, limbs: Any) -> Any:
+    """The constants' limbs, of as many axes as a number's."""
+    own = jnp.asarray(constants.limbs)
+    return own.reshape(len(own), *(1,) * (limbs.ndim - own.ndim), *own.shape[1:])
+
+
 def size_of(constants: Numbers) -> Any:
     """No constant is larger, of magnitudes; its limbs start at 2^0."""
-    return jnp.abs(signs(jnp.moveaxis(jnp.asarray(constants.limbs), 0, -2))) * ABOVE + constants.off
+    return jnp.abs(signs(jnp.asarray(constants.limbs))) * ABOVE + constants.off
 
 
 def plus(value: Fixed, constants: Numbers) -> Fixed:
     """Sums with constants of the value's own places."""
-    limbs = normal(value.limbs + jnp.moveaxis(jnp.asarray(constants.limbs), 0, -2))
+    limbs = normal(value.limbs + beside(constants, value.limbs))
     return Fixed(limbs, (value.radius + constants.off) * ABOVE, tops(limbs, value.top))
 
 
 def _sums(window: e.Window, x: Any, keys: Sequence[int], kernels: Sequence[Any], count: int) -> Any:
-    """Sums by significance of what one kernel makes of limbs `(C, spatial..., places, batch)`."""
-    places, batch = x.shape[-2:]
-    flat = x.reshape(*x.shape[:-2], places * batch)
+    """Sums by significance of what one kernel makes of limbs `(C, places, spatial..., batch)`."""
+    wide = _wide(window, len(keys))
     step = -(-len(x) // len(kernels))
-    wide = window._replace(features=window.features * len(keys))
     blocks = []
     for block, kernel in enumerate(kernels):
-        out = e.contract([(flat[block * step : (block + 1) * step], kernel)], wide)
-        out = out.reshape(window.groups, len(keys), -1, *out.shape[1:-1], places, batch)
+        out = e.contract([(x[block * step : (block + 1) * step], kernel)], wide)
+        out = out.reshape(window.groups, len(keys), -1, *out.shape[1:])
         out = jnp.moveaxis(out, 1, 0).reshape(len(keys), window.features, *out.shape[3:])
-        found = collected(zip(keys, out, strict=True), count)
+        found = collected(zip(keys, jnp.moveaxis(out, 2, 1), strict=True), count)
         blocks.append(carried(found, count + 1) if len(kernels) > 1 else found)
     return functools.reduce(jnp.add, blocks)
+
+
+def _wide(window: e.Window, limbs: int) -> e.Window:
+    """The window with a kernel's limbs side by side, and the places as one more spatial axis, with a single tap."""
+    geometry = (1, *window.taps), (1, *window.stride), ((0, 0), *window.padding), (1, *window.dilation)
+    return e.Window(window.features * limbs, *geometry, window.groups)
 
 
 def _contracted(radius: Any, kernels: Sequence[Any], window: e.Window) -> Any:

@@ -55,7 +55,7 @@ class Fixed(NamedTuple):
     """A batch of numbers in fixed point.
 
     Attributes:
-        limbs: Float64 integers, shape `(*shape, places, batch)`.
+        limbs: Float64 integers, shape `(places, *shape, batch)`: a limb of all numbers is one long row.
         radius: Shape `(*shape, 1)`; it holds for every sample of the batch.
         top: The largest first limb met on the way, a scalar; above `LARGEST_LIMB` the numbers are worth nothing.
     """
@@ -81,8 +81,8 @@ def digits(values: np.ndarray, places: Places) -> tuple[np.ndarray, float]:
 def entered(values: np.ndarray, places: Places) -> Fixed:
     """Inputs `(batch, *shape)` in fixed point."""
     limbs, off = digits(values, places)
-    limbs = np.moveaxis(limbs, (0, 1), (-2, -1))
-    return Fixed(jnp.asarray(limbs), jnp.full((*values.shape[1:], 1), off), jnp.asarray(np.abs(limbs[..., 0, :]).max()))
+    limbs = np.moveaxis(limbs, 1, -1)
+    return Fixed(jnp.asarray(limbs), jnp.full((*values.shape[1:], 1), off), jnp.asarray(np.abs(limbs[0]).max()))
 
 
 def carried(sums: Any, count: int, passes: int = 3) -> Any:
@@ -92,32 +92,30 @@ def carried(sums: Any, count: int, passes: int = 3) -> Any:
     sums below 2^53, two behind sums below 2^38, one behind sums or differences of two numbers.
 
     Args:
-        sums: The sum of every significance, largest first, shape `(*shape, significances, batch)`.
+        sums: The sum of every significance, largest first, shape `(significances, *shape, batch)`.
         count: Limbs to keep, at most as many as there are significances.
         passes: How often carries move.
     """
-    ends = ((0, 0),) * (sums.ndim - 2)
     for _ in range(passes):
-        carry = jnp.round(sums[..., 1:, :] * (1 / _BASE))
-        up, left = (jnp.pad(v, (*ends, w, (0, 0))) for v, w in ((carry, (0, 1)), (carry * _BASE, (1, 0))))
-        sums = sums - left + up
-    return sums[..., :count, :]
+        carry = jnp.round(sums[1:] * (1 / _BASE))
+        sums = sums - _shifted(carry * _BASE, 1, 0) + _shifted(carry, 0, 1)
+    return sums[:count]
 
 
 def signs(limbs: Any) -> Any:
     """A float64 with the sign of each number, and within a few roundings of it in units of its first limb."""
-    weights = np.ldexp(1.0, -BITS * np.arange(limbs.shape[-2]))
-    return jnp.sum(limbs * weights[:, None], -2)
+    weights = np.ldexp(1.0, -BITS * np.arange(len(limbs)))
+    return jnp.sum(limbs * weights.reshape(-1, *(1,) * (limbs.ndim - 1)), 0)
 
 
 def normal(limbs: Any, passes: int = 1) -> Any:
     """The same numbers, sums or differences of two, with every limb but the first in its range."""
-    return carried(limbs, limbs.shape[-2], passes)
+    return carried(limbs, len(limbs), passes)
 
 
 def chosen(where: Any, a: Any, b: Any) -> Any:
     """Limbs of `a` where the numbers' condition `(*shape, batch)` holds, of `b` elsewhere."""
-    return jnp.where(where[..., None, :], a, b)
+    return jnp.where(where, a, b)
 
 
 def larger(a: Any, b: Any) -> Any:
@@ -127,7 +125,7 @@ def larger(a: Any, b: Any) -> Any:
 
 def tops(limbs: Any, *before: Any) -> Any:
     """The largest first limb, of these numbers and of those before them."""
-    return functools.reduce(jnp.maximum, before, jnp.max(jnp.abs(limbs[..., 0, :])))
+    return functools.reduce(jnp.maximum, before, jnp.max(jnp.abs(limbs[0])))
 
 
 def magnitude(value: Fixed, places: Places) -> Any:
@@ -141,19 +139,17 @@ def collected(products: Iterable[tuple[int, Any]], count: int) -> Any:
 
     Args:
         products: By limb `k` of one of them, the products of that limb and all limbs `a` of the other, of shape
-            `(*shape, limbs, batch)`; they have significance `a + k`.
+            `(limbs, *shape, batch)`; they have significance `a + k`.
         count: The last significance that is summed up: one below the result's last limb.
 
     Returns:
-        Shape `(*shape, count + 1, batch)`. Significances below zero are left out: a caller knows that they are zero.
+        Shape `(count + 1, *shape, batch)`. Significances below zero are left out: a caller knows that they are zero.
     """
     found = []
     for k, part in products:
-        first, kept = max(0, -k), min(part.shape[-2], count + 1 - k)
-        before, after = max(0, k), count + 1 - k - kept
+        first, kept = max(0, -k), min(len(part), count + 1 - k)
         if kept > first:
-            widths = ((0, 0),) * (part.ndim - 2) + ((before, after), (0, 0))
-            found.append(jnp.pad(part[..., first:kept, :], widths))
+            found.append(_shifted(part[first:kept], max(0, k), count + 1 - k - kept))
     return functools.reduce(operator.add, found)
 
 
@@ -161,20 +157,23 @@ def convolved(values: Any, factors: Callable[[Any], Any], shift: int, count: int
     """`collected` for products with all of a number's limbs, one after another in a loop: a small program.
 
     Args:
-        values: Limbs of the one number, shape `(*shape, limbs, batch)`.
-        factors: Limb `k` of the other, `k` below `count + 1`, of a shape that broadcasts against `(*shape, 1, batch)`.
+        values: Limbs of the one number, shape `(limbs, *shape, batch)`.
+        factors: Limb `k` of the other, `k` below `count + 1`, of a shape that broadcasts against `(*shape, batch)`.
         shift: Significance `a + k - shift` is the result's limb.
         count: As for `collected`.
     """
-    ends = ((0, 0),) * (values.ndim - 2)
-    after = max(0, count + 1 + shift - values.shape[-2])
-    padded = jnp.pad(values, (*ends, (count + 1, after), (0, 0)))
+    padded = _shifted(values, count + 1, max(0, count + 1 + shift - len(values)))
 
     def step(k: Any, found: Any) -> Any:
-        return found + factors(k) * lax.dynamic_slice_in_dim(padded, count + 1 + shift - k, count + 1, -2)
+        return found + factors(k) * lax.dynamic_slice_in_dim(padded, count + 1 + shift - k, count + 1)
 
-    shape = jnp.broadcast_shapes(values.shape, factors(0).shape)
-    return lax.fori_loop(0, count + 1, step, jnp.zeros((*shape[:-2], count + 1, shape[-1])))
+    shape = jnp.broadcast_shapes(values.shape[1:], factors(0).shape)
+    return lax.fori_loop(0, count + 1, step, jnp.zeros((count + 1, *shape)))
+
+
+def _shifted(limbs: Any, before: int, after: int) -> Any:
+    """The limbs with zeros for limbs before and after them."""
+    return jnp.pad(limbs, ((before, after), *((0, 0),) * (limbs.ndim - 1)))
 
 
 def dropped(terms: int, pairs: int) -> float:

@@ -8,13 +8,13 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from slth_compile.certificate import enclosure as e
 from slth_compile.certificate.fixed_point.constants import Reals
-from slth_compile.certificate.fixed_point.layers import Numbers, OutOfPlacesError, numbers, plus, size_of, times
+from slth_compile.certificate.fixed_point.layers import Numbers, OutOfPlacesError, beside, numbers, plus, size_of, times
 from slth_compile.certificate.fixed_point.limbs import (
     ABOVE,
     LARGEST_LIMB,
@@ -120,12 +120,14 @@ def _apply(operation: Operation, places: Places, operands: Sequence[Fixed], cons
             return times(_product(value, _clipped(plus(value, three), low, high), places), sixth, places)
         case n.MaxPool():
             window = window_of(node)
-            return _largest(value, e.slices(value.limbs, window, -2 * LARGEST_LIMB), e.slices(value.radius, window))
+            limbs = jax.vmap(lambda v: e.slices(v, window, -2 * LARGEST_LIMB))(value.limbs)
+            return _largest(value, limbs, e.slices(value.radius, window))
         case n.Resample():
             (matrix,) = constants
             return _resampled(node.axis, value, matrix, places)
         case n.Maximum():
-            return _largest(value, e.elements(value.limbs, node.axes), e.elements(value.radius, node.axes))
+            limbs = jax.vmap(lambda v: e.elements(v, node.axes))(value.limbs)
+            return _largest(value, limbs, e.elements(value.radius, node.axes))
         case n.AveragePool():
             window = window_of(node)
             return _mean(value, lambda v: functools.reduce(operator.add, e.slices(v, window)), constants[0], places)
@@ -138,15 +140,12 @@ def _apply(operation: Operation, places: Places, operands: Sequence[Fixed], cons
         case n.Multiply():
             return _product(value, operands[1], places)
         case n.Concatenate():
-            limbs = jnp.concatenate([v.limbs for v in operands], node.axis)
+            limbs = jnp.concatenate([v.limbs for v in operands], node.axis + 1)
             radius = jnp.concatenate([v.radius for v in operands], node.axis)
             return Fixed(limbs, radius, functools.reduce(jnp.maximum, [v.top for v in operands]))
         case _:
-            flat = value.limbs.reshape(*value.limbs.shape[:-2], -1)
-            limbs = rearranged(node, flat)
-            return value._replace(
-                limbs=limbs.reshape(*limbs.shape[:-1], *value.limbs.shape[-2:]), radius=rearranged(node, value.radius)
-            )
+            limbs = jax.vmap(lambda v: rearranged(node, v))(value.limbs)
+            return value._replace(limbs=limbs, radius=rearranged(node, value.radius))
 
 
 apply_operation = program(_apply, 0, 1)
@@ -156,14 +155,10 @@ apply_operation = program(_apply, 0, 1)
 def _clipped(value: Fixed, low: Numbers | None, high: Numbers | None) -> Fixed:
     limbs, off = value.limbs, jnp.zeros(())
     if low is not None:
-        limbs, off = larger(limbs, _spread(low, limbs)), jnp.maximum(off, low.off)
+        limbs, off = larger(limbs, beside(low, limbs)), jnp.maximum(off, low.off)
     if high is not None:
-        limbs, off = -larger(-limbs, -_spread(high, limbs)), jnp.maximum(off, high.off)
+        limbs, off = -larger(-limbs, -beside(high, limbs)), jnp.maximum(off, high.off)
     return Fixed(limbs, jnp.maximum(value.radius, off), tops(limbs, value.top))
-
-
-def _spread(constants: Numbers, limbs: Any) -> Any:
-    return jnp.broadcast_to(jnp.moveaxis(jnp.asarray(constants.limbs), 0, -2), limbs.shape)
 
 
 def _product(a: Fixed, b: Fixed, places: Places) -> Fixed:
@@ -171,10 +166,10 @@ def _product(a: Fixed, b: Fixed, places: Places) -> Fixed:
     head, count = places
 
     # Limbs of b below its last one are zero.
-    factors = jnp.pad(b.limbs, ((0, 0),) * (b.limbs.ndim - 2) + ((0, 1), (0, 0)))
-    limbs = carried(convolved(a.limbs, lambda k: lax.dynamic_slice_in_dim(factors, k, 1, -2), head, count), count)
+    factors = jnp.concatenate([b.limbs, jnp.zeros_like(b.limbs[:1])])
+    limbs = carried(convolved(a.limbs, lambda k: factors[k], head, count), count)
     # Products of more significance than the result has room for.
-    beyond = [a.limbs[..., p, :] * b.limbs[..., q, :] for p in range(head) for q in range(head - p)]
+    beyond = [a.limbs[p] * b.limbs[q] for p in range(head) for q in range(head - p)]
     over = [jnp.where(jnp.any(found != 0), jnp.inf, 0.0) for found in beyond]
     left, right = magnitude(a, places), magnitude(b, places)
     radius = (left * b.radius + right * a.radius + dropped(1, count) * places.unit) * ABOVE
@@ -182,14 +177,14 @@ def _product(a: Fixed, b: Fixed, places: Places) -> Fixed:
 
 
 def _mean(value: Fixed, total: Callable[[Any], Any], share: Numbers, places: Places) -> Fixed:
-    limbs, radius = normal(total(value.limbs), passes=2), total(value.radius) * ABOVE
+    limbs, radius = normal(jax.vmap(total)(value.limbs), passes=2), total(value.radius) * ABOVE
     return times(Fixed(limbs, radius, tops(limbs, value.top)), share, places)
 
 
 def _resampled(axis: int, value: Fixed, matrix: Numbers, places: Places) -> Fixed:
     count, terms = places.limbs, matrix.limbs.shape[-1]
 
-    products = ((k, along(m, value.limbs, axis)) for k, m in enumerate(matrix.limbs))
+    products = ((k, along(m, value.limbs, axis + 1)) for k, m in enumerate(matrix.limbs))
     limbs = carried(collected(products, count), count)
     lost = dropped(terms, count) * places.unit + terms * jnp.max(magnitude(value, places)) * matrix.off
     radius = (along(size_of(matrix), value.radius, axis) + lost) * ABOVE

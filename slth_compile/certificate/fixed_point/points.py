@@ -51,7 +51,7 @@ _EQUAL = 2.0**-60
 # Of the outputs: what stands for a difference of zero.
 
 MOST_PLACES, MOST_HEADS = 32, 4
-CHUNK_BYTES = 2**24
+CHUNK_BYTES = 2**23
 THREADS = 2
 
 
