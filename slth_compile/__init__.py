@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from slth_compile.errors import UnreachableError as UnreachableError
     from slth_compile.errors import UnsupportedModelError as UnsupportedModelError
     from slth_compile.errors import VerificationError as VerificationError
+    from slth_compile.found import Found as Found
     from slth_compile.report.comparison import Comparison as Comparison
     from slth_compile.source.law import SourceLaw as SourceLaw
     from slth_compile.source.supplied import round_source as round_source
@@ -38,6 +39,7 @@ _HOMES = {
     "load": "compiler",
     "verify": "compiler",
     "Compiled": "compiled",
+    "Found": "found",
     "SourceLaw": "source.law",
     "round_source": "source.supplied",
     "Box": "domain",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pathlib
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -22,6 +23,7 @@ from slth_compile.certificate.weight_errors import largest_error
 from slth_compile.compiled import Compiled, load_compiled
 from slth_compile.domain import Box, Domain, Points
 from slth_compile.errors import InputError, UnsupportedModelError
+from slth_compile.found import Found, load_found
 from slth_compile.frontends.model import import_model, is_onnx
 from slth_compile.graph.check import check
 from slth_compile.graph.evaluate import LayerWeights, evaluate
@@ -31,6 +33,7 @@ from slth_compile.progress import Progress, part_of, silent
 from slth_compile.report.comparison import Comparison, LayerChange, Rung, Statistical
 from slth_compile.request import Domains, domains_of, refuse_effort, shape_of
 from slth_compile.summarise import describe, platform_text
+from slth_compile.ticket.found import is_found
 
 ATTACK_STEPS, ATTACK_RESTARTS = 100, 4
 _BATCH = 256
@@ -116,7 +119,10 @@ def _opened(side: Any, shape: tuple[int, ...] | None) -> Any:
     """The side, a path as the graph or ticket it leads to."""
     if is_onnx(side):
         return import_model(side, shape)
-    return load_compiled(side) if isinstance(side, str | os.PathLike) else side
+    if isinstance(side, str | os.PathLike):
+        side = load_found(side) if is_found(pathlib.Path(side)) else load_compiled(side)
+    # What was found is a network as any other.
+    return side.graph if isinstance(side, Found) else side
 
 
 def _graph_of(side: Compiled | Graph) -> Graph:

@@ -17,7 +17,9 @@ CACHE = "JAX_COMPILATION_CACHE_DIR"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """What XLA compiled serves all workers of a run, and the processes that tests start."""
+    """What XLA compiled serves all workers of a run, and the processes that tests start; see `counts`."""
+    if "not slow" not in config.option.markexpr:
+        os.environ["SLTH_EXAMPLES"] = "all"
     if CACHE not in os.environ and not hasattr(config, "workerinput"):
         os.environ[CACHE] = tempfile.mkdtemp(prefix="xla-")
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"

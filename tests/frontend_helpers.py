@@ -21,10 +21,15 @@ def random(*shape, scale=0.5):
 def assert_same(graph: Graph, model, shape, batch_axis=0):
     check(graph)
     x = random(3, *shape, scale=1.0)
-    expected = jax.vmap(model)(x) if batch_axis is None else model(x)
-    leaves = jax.tree.leaves(expected)
-    folded = [evaluate(fold(graph), x)] if any(isinstance(node, n.BatchNorm | n.Affine) for node in graph.nodes) else []
-    for computed in (evaluate(graph, x), *folded):
+    folded = [fold(graph)] if any(isinstance(node, n.BatchNorm | n.Affine) for node in graph.nodes) else []
+
+    def compute(x):
+        expected = jax.vmap(model)(x) if batch_axis is None else model(x)
+        return jax.tree.leaves(expected), [evaluate(form, x) for form in (graph, *folded)]
+
+    # one program, barely optimised: compiling is what takes the time
+    leaves, forms = jax.jit(compute).lower(x).compile({"xla_backend_optimization_level": 0})(x)
+    for computed in forms:
         assert len(leaves) == len(computed)
         for a, b in zip(leaves, computed, strict=True):
             np.testing.assert_allclose(np.asarray(a, np.float32), b, rtol=1e-5, atol=1e-5)

@@ -8,6 +8,7 @@ import itertools
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+from counts import examples
 from exact import difference_at, exact_evaluate, is_inside
 from hypothesis import given, settings
 from random_networks import NETWORKS, drawer, random_case
@@ -35,7 +36,7 @@ def test_never_below_the_exact_difference_at_length(cases: st.DataObject) -> Non
 
 
 @given(st.sampled_from(NETWORKS), seeds, st.booleans(), st.booleans(), st.sampled_from([1e-1, 1e-4, 1e-12]))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 def test_never_below_the_exact_difference(network, seed: int, nonnegative: bool, coarse: bool, size: float) -> None:
     rng = np.random.default_rng(seed)
     draw = drawer(rng, coarse)

@@ -342,6 +342,7 @@ def test_a_backward_claim_is_recomputed_but_by_quick(tmp_path):
                 quick = verify(directory, quick=True)
                 entry = quick.certificates[i]
                 assert entry.recomputed is None and entry.interval >= found[i] * (1 - 1e-9)
+                assert dataclasses.replace(entry, float32=2.5).to_text().endswith("<= 2.5, NOT recomputed")
                 assert "NOT recomputed" in quick.to_text() and quick.to_text().splitlines()[-1] != "verified"
             else:
                 with pytest.raises(VerificationError, match="the difference is bounded by") as caught:

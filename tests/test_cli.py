@@ -120,7 +120,11 @@ def test_dry_run_prints_the_plan_and_writes_nothing(shared, cli, tmp_path, monke
 def test_verify(shared, cli):
     done = cli("verify", shared.ticket)
     assert (done.code, done.err) == (0, "")
-    assert done.out.splitlines()[-1] == "verified"
+    *_, first, second, last = done.out.splitlines()
+    assert last == "verified"
+    for line, claim in zip((first, second), json.loads((shared.ticket / "certificate.json").read_bytes()), strict=True):
+        assert f"; {claim['arithmetic']}), recomputed " in line
+        assert line.endswith("not stated" if claim["float32"] is None else f"in float32: <= {claim['float32']!r}")
     ticket_id = verify(shared.ticket).ticket_id
     done = cli("verify", shared.ticket, "--id", ticket_id, "--json")
     assert (done.code, done.err) == (0, "")

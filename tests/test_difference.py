@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from counts import examples, few
 from exact import difference_at, exact_evaluate, is_inside
 from hypothesis import given, settings
 from random_networks import ALL_NETWORKS as NETWORKS
@@ -55,7 +56,7 @@ def test_never_below_the_exact_difference_at_length(cases: st.DataObject) -> Non
 
 
 @given(st.sampled_from(NETWORKS), seeds, st.booleans(), st.booleans(), st.sampled_from([1e-1, 1e-4, 1e-12]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_never_below_the_exact_difference(network, seed: int, nonnegative: bool, coarse: bool, size: float) -> None:
     rng = np.random.default_rng(seed)
     draw = drawer(rng, coarse)
@@ -75,7 +76,7 @@ def test_never_below_the_exact_difference(network, seed: int, nonnegative: bool,
 
 
 @given(seeds, st.booleans())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 def test_huge_and_tiny_weights_stay_enclosed(seed: int, nonnegative: bool) -> None:
     rng = np.random.default_rng(seed)
     draw = drawer(rng, False, float(rng.choice([1e-310, 1e-200, 1e-160, 1e100, 1e160])))
@@ -89,7 +90,7 @@ def test_huge_and_tiny_weights_stay_enclosed(seed: int, nonnegative: bool) -> No
 
 
 @given(st.sampled_from(NETWORKS), seeds, st.booleans())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 def test_a_point_leaves_only_rounding(network, seed: int, nonnegative: bool) -> None:
     rng = np.random.default_rng(seed)
     draw = drawer(rng, False)
@@ -118,7 +119,7 @@ def _certain(case: Case) -> Case:
 
 
 @given(seeds)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 def test_one_layer_over_a_box_is_tight(seed: int) -> None:
     """Per output, the sup over the box of `E_p max(z, 0) + E_n min(z, 0) + e_b`; no coordinate changes sign."""
     rng = np.random.default_rng(seed)
@@ -144,7 +145,7 @@ def test_one_layer_over_a_box_is_tight(seed: int) -> None:
 
 
 @given(st.sampled_from(NETWORKS), seeds, st.booleans())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_tolerances_contain_all_errors_within_them(network, seed: int, nonnegative: bool) -> None:
     rng = np.random.default_rng(seed)
     draw = drawer(rng, False)
@@ -175,7 +176,7 @@ def test_chunks_do_not_change_bounds() -> None:
     np.testing.assert_allclose(whole.upper, parts.upper, rtol=1e-12)
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", few(NETWORKS, NETWORKS[1], NETWORKS[2], NETWORKS[6]))
 def test_coarser_radii_enclose_finer_ones(network) -> None:
     """Radii of the kernel's shape, one entry an output channel, one a layer."""
     rng = np.random.default_rng(1)
@@ -254,6 +255,6 @@ def test_layer_weights_semantics_match_the_float_evaluator() -> None:
             for i, w in case.ticket.items()
         }
         with jax.enable_x64(True):
-            floats = evaluate(case.graph, jnp.asarray(x[None]), plain)
+            floats = jax.jit(lambda x, case=case, plain=plain: evaluate(case.graph, x, plain))(jnp.asarray(x[None]))
         for a, b in zip(floats, exact_evaluate(case.graph, x, case.ticket), strict=True):
             np.testing.assert_allclose(np.asarray(a)[0], b.astype(np.float64), rtol=1e-9, atol=1e-9)

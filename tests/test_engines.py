@@ -29,7 +29,10 @@ BOXES = (slice(6, 7), slice(7, 8))
 RADIUS = 0.01
 
 
-SLOW = ("smooth", "convnext", "transformer", "separable", "bent", "heads", "excite")
+SLOW = (
+    "smooth", "convnext", "transformer", "separable", "bent", "heads", "excite", "signal", "alone", "trained affine",
+    "half",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ MOMENTS = np.random.default_rng(0).random(20)
 @pytest.mark.parametrize(
     ("number", "i"),
     [
-        pytest.param(number, i, marks=[] if i < 3 else pytest.mark.slow, id=f"{number.name}-{i}")
+        pytest.param(number, i, marks=[] if i < 1 else pytest.mark.slow, id=f"{number.name}-{i}")
         for number, i in SIGNALS
     ],
 )

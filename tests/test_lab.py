@@ -306,7 +306,7 @@ def test_more_samples_extend_fewer():
 
 
 @pytest.mark.parametrize(
-    ("text", "numbers"), [("16", (16,)), ("4-9", (4, 6, 8)), ("4-7:1", (4, 5, 6, 7)), ("2-28:13", (2, 15, 28))]
+    ("text", "numbers"), [("16", (16,)), ("4-9", (4, 6, 8)), ("4-7:1", (4, 5, 6, 7)), ("2-30:14", (2, 16, 30))]
 )
 def test_ranges_are_read(text, numbers):
     assert parse_candidates(text) == numbers

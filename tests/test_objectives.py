@@ -199,7 +199,7 @@ def magnitudes(sigma=0.3):
     return np.abs(np.random.default_rng(4).normal(0, sigma, 20_000))
 
 
-@pytest.mark.parametrize("share", [20, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("share", [pytest.param(share, marks=pytest.mark.slow) for share in (20, 200)])
 def test_fewest_bits_takes_gains_and_windows_that_code_shorter(share):
     problems = Problems("layer 'x' kernel", magnitudes(), 0.0, 1, 0.3 / share, 1e-3)
     fewest, sparsest, closest = plan_fewest_bits(problems), plan_sparsest(problems), plan_gadget(problems)

@@ -54,6 +54,24 @@ LAYERS = [
     ),
 ]
 
+NORMS = [
+    after("LayerNormalization", {"s": draw(7), "b": draw(7)}),
+    after("LayerNormalization", {"s": draw(6, 7)}, name="two axes", axis=2, epsilon=0.1),
+    after("LayerNormalization", {"s": draw(3, 6, 7), "b": draw(7)}, 22, name="three axes", axis=-3),
+    after("LayerNormalization", {"s": np.ones(7, np.float32), "b": np.zeros(7, np.float32)}, name="plain"),
+    after("LayerNormalization", {"s": draw(5), "b": draw(5)}, shape=(5,), name="features", axis=1),
+    after("LayerNormalization", {"s": draw(1)}, shape=(3, 4, 1), name="of one"),
+    after("InstanceNormalization", {"s": draw(3), "b": draw(3)}, 8, epsilon=1e-3),
+    after("GroupNormalization", {"s": draw(4), "b": draw(4)}, 21, shape=(4, 3, 5), num_groups=2),
+    after("GroupNormalization", {"s": draw(2), "b": draw(2)}, 18, shape=(4, 3, 5), num_groups=2),
+]
+PRODUCTS = [
+    after("MatMul", name="of two", reads=["a", "x"], shape=(3, 6, 6)),
+    Case("MatMul transposed", (node("Transpose", "a", "t", perm=[0, 1, 3, 2]), node("MatMul", "x t"))),
+    Case("MatMul broadcast", (node("ReduceMean", "a", "m", axes=[1]), node("MatMul", "m x")), (3, 6, 6)),
+    Case("MatMul of columns", (node("ReduceMean", "a", "m", axes=[3]), node("MatMul", "x m")), (3, 6, 6)),
+]  # fmt: skip
+
 ACTIVATIONS = [
     after("Relu"), after("Sigmoid", opset=8), after("Tanh"), after("HardSwish"), after("LeakyRelu", opset=8),
     after("LeakyRelu", alpha=0.3, name="alpha"), after("LeakyRelu", alpha=1.7, name="steep"),
@@ -184,6 +202,13 @@ LINEAR_MAPS = [
          tensors={"w": draw(2, 3, 1, 1), "s": np.float32((1, 1, 6, 7))}),
 ]  # fmt: skip
 
+MASK = np.tril(np.ones((6, 7), bool))
+CHOSEN = [
+    after("Where", {"c": MASK, "v": np.float32(-1e4)}, reads=["c", "a", "v"]),
+    after("Where", {"c": MASK}, reads=["c", "a", "x"], name="of two"),
+    after("Where", {"c": MASK, "v": draw(3, 1, 1)}, reads=["c", "v", "a"], name="trained"),
+]
+
 RESHAPED = (
     node("Shape", "a", "s"), node("Gather", "s zero", "batch"), node("Unsqueeze", "batch zeros", "b"),
     node("Concat", "b rest", "t", axis=0), node("Reshape", "a t"),
@@ -223,6 +248,21 @@ PATTERNS = {
         tensors={"root": ROOT, "one": np.float32(1), "half": HALF},
     ),
 }  # fmt: skip
+EPSILON = {"two": np.float32(2), "eps": np.float32(1e-3)}
+
+
+def normed(square):
+    """A layer norm from its parts."""
+    return (
+        node("ReduceMean", "a", "m", axes=[-1]), node("Sub", "a m", "c"), square,
+        node("ReduceMean", "q", "v", axes=[-1]), node("Add", "v eps", "w"), node("Sqrt", "w", "r"), node("Div", "c r"),
+    )  # fmt: skip
+
+
+LAYER_NORMS = [
+    Case("layer norm", normed(node("Pow", "c two", "q")), tensors=EPSILON),
+    Case("layer norm by a product", normed(node("Mul", "c c", "q")), tensors=EPSILON, opset=13),
+]
 CLIPPED_SWISH = Case(
     "hard swish by clip",
     (node("Add", "a three", "t"), node("Clip", "t zero six", "c"), node("Mul", "a c", "m"), node("Div", "m six")),
@@ -246,8 +286,8 @@ WHOLE = [
     Case("bias later", (node("MatMul", "a w", "m"), node("Add", "m b")), (5,), {"w": draw(5, 4), "b": draw(4)}),
 ]  # fmt: skip
 
-OPERATORS = [*LAYERS, *ACTIVATIONS, *WINDOWS, *ARITHMETIC, *SHAPING, *LINEAR_MAPS]
-TABLE = [*OPERATORS, *FOLDED, *PATTERNS.values(), CLIPPED_SWISH, *WHOLE]
+OPERATORS = [*LAYERS, *NORMS, *PRODUCTS, *ACTIVATIONS, *WINDOWS, *ARITHMETIC, *SHAPING, *LINEAR_MAPS, *CHOSEN]
+TABLE = [*OPERATORS, *FOLDED, *PATTERNS.values(), CLIPPED_SWISH, *LAYER_NORMS, *WHOLE]
 
 
 @pytest.fixture(scope="module")
@@ -265,3 +305,16 @@ def test_operator(case, found):
 def test_pattern_is_one_node(kind, found):
     graph, _ = found[PATTERNS[kind].name]
     assert [type(node) for node in graph.nodes[2:]] == [kind]
+
+
+@pytest.mark.parametrize("case", [*LAYER_NORMS, NORMS[3]], ids=lambda case: case.name)
+def test_layer_norm_is_one_node(case, found):
+    graph, _ = found[case.name]
+    kinds = [type(node) for node in graph.nodes[2:]]
+    assert kinds.count(n.LayerNorm) == 1 and set(kinds) <= {n.LayerNorm, n.Transpose}
+
+
+def test_products_of_activations_are_one_node_each(found):
+    for case in PRODUCTS:
+        graph, _ = found[case.name]
+        assert [type(node) for node in graph.nodes].count(n.MatrixProduct) == 1

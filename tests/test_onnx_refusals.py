@@ -53,7 +53,14 @@ def test_everything_unsupported_is_listed_at_once():
 @pytest.mark.parametrize(
     ("nodes", "message"),
     [
-        ((node("MatMul", "a x"),), "a product of two activations"),
+        (
+            (node("Flatten", "a", "f"), node("Transpose", "f", "g", perm=[1, 0]), node("MatMul", "f g")),
+            "different samples",
+        ),
+        ((node("LayerNormalization", "a v", "b z", axis=1), node("Relu", "z")), "its mean or deviation is read"),
+        ((node("LayerNormalization", "a v", axis=0),), "over the batch axis"),
+        ((node("Greater", "a s", "b"), node("Where", "b a x")), "Greater at 'the_b'"),
+        ((node("Where", "t3 a inf"),), "a case with infinite numbers"),
         ((node("Conv", "a a"),), "the kernel depends on the input"),
         ((node("QuantizeLinear", "a s", "q"), node("DequantizeLinear", "q s")), "QuantizeLinear at 'the_q'"),
         ((node("BatchNormalization", "a v v v v", training_mode=1),), "training_mode=1"),
@@ -73,7 +80,7 @@ def test_everything_unsupported_is_listed_at_once():
 def test_refusals(nodes, message):
     places = {"t": np.array([-1, 9]), "lo": np.array([1]), "hi": np.array([2])}
     places["k"] = draw(2, 3, 2, 2) if nodes[-1].op_type == "Conv" else draw(2, 7)
-    tensors = {"s": np.float32(0.1), "v": draw(3, low=0.5), **places}
+    tensors = {"s": np.float32(0.1), "inf": np.float32(-np.inf), "t3": draw(7) > 0, "v": draw(3, low=0.5), **places}
     proto = case(*nodes, tensors=tensors, opset=15).proto()
     with pytest.raises(UnsupportedModelError, match=message):
         check(import_onnx(proto))

@@ -12,15 +12,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from slth_compile.subset_sum import search
 from slth_compile.subset_sum.dispatch import solve_everywhere
 from slth_compile.ticket.format import MANIFEST, STATED
 
-COMPILE = """
-    import sys, jax, numpy as np
+START = """
+    import sys, jax
     devices, processes, process, address, out = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:6]
     jax.config.update("jax_num_cpu_devices", devices)
-    if processes > 1:
-        jax.distributed.initialize(address, processes, process)
+    jax.distributed.initialize(address, processes, process)
+    assert jax.local_device_count() == devices and jax.process_count() == processes
+"""
+
+COMPILE = """
+    import numpy as np
     import slth_compile as slth
     from slth_compile.errors import SlthError
     from slth_compile.graph import nodes as n
@@ -36,21 +41,19 @@ COMPILE = """
         n.Relu(inputs=(1,)),
         n.Dense(inputs=(2,), kernel=rng.normal(size=(60, 9)).astype(np.float32) / 8),
     )
-    assert jax.local_device_count() == devices and jax.process_count() == processes
+    options = dict(domain=slth.Points(np.ones((1, 20), np.float32)), window=12, attack=False)
+    found = slth.compile(Graph(nodes, (3,)), 5e-2, out=out, **options)
     try:
-        options = dict(domain=slth.Points(np.ones((1, 20), np.float32)), window=12, attack=False)
-        found = slth.compile(Graph(nodes, (3,)), 5e-2, out=out, **options)
-        print(found.ticket_id)
+        slth.compile(Graph(nodes, (3,)), 5e-2, out=out, **options)
     except SlthError as error:
-        print("refused:", error)
+        print(found.ticket_id, "then", error)
 """
 
 
 FED_BACK = COMPILE.replace("out=out", "out=out, feedback=rng.uniform(-1, 1, (50, 20))")
 
 AGREE = """
-    import sys, jax, numpy as np
-    jax.distributed.initialize(sys.argv[4], int(sys.argv[2]), int(sys.argv[3]))
+    import numpy as np
     from slth_compile.processes import from_first
 
     masks = (np.arange(6, dtype=np.uint16).reshape(2, 3), np.full((2, 3), 2**63 + 5, np.uint64))
@@ -61,13 +64,17 @@ AGREE = """
 """
 
 
-def run(devices: int, processes: int, out: Path, script: str = COMPILE) -> list[str]:
+CACHE = ("JAX_COMPILATION_CACHE", "JAX_PERSISTENT_CACHE")
+
+
+def run(devices: int, processes: int, out: Path, script: str) -> list[str]:
     """The last line that every process printed."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")} | {"JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-c", textwrap.dedent(script), str(devices), str(processes)]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_") or k.startswith(CACHE)}
+    environment |= {"JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", textwrap.dedent(START + script), str(devices), str(processes)]
     started = [
         subprocess.Popen([*command, str(i), address, str(out)], env=environment, stdout=-1, stderr=-1, text=True)
         for i in range(processes)
@@ -81,19 +88,22 @@ def run(devices: int, processes: int, out: Path, script: str = COMPILE) -> list[
 
 
 @pytest.mark.parametrize("script", [COMPILE, pytest.param(FED_BACK, marks=pytest.mark.slow)], ids=["plain", "fed back"])
-def test_two_processes_with_two_devices_each_find_the_same_ticket(script, tmp_path):
-    (alone,) = run(1, 1, tmp_path / "alone", script)
-    together = run(2, 2, tmp_path / "together", script)
-    assert together == [alone, alone] and len(alone) == 64
+def test_two_processes_with_two_devices_each_find_the_same_ticket(script, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(search, "batch_size", search.batch_size)  # the script sets another one
+    exec(textwrap.dedent(script), {"out": tmp_path / "alone"})
+    (alone,) = capsys.readouterr().out.splitlines()
+    ticket_id, again = alone.split(" then ")
+    assert len(ticket_id) == 64 and "exists already" in again
+    first, second = run(2, 2, tmp_path / "together", script)
+    assert first == alone.replace("alone", "together") and second.startswith(f"{ticket_id} then ")
+    assert "first of the processes" in second
     for name in (MANIFEST, *STATED):
         assert (tmp_path / "together" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
     assert len(list(tmp_path.iterdir())) == 2
-    first, second = run(1, 2, tmp_path / "together", script)
-    assert "exists already" in first and "first of the processes" in second
 
 
 def test_what_the_first_process_has_every_process_gets(tmp_path):
-    assert run(1, 2, tmp_path, script=AGREE) == ["True None"] * 2
+    assert run(1, 2, tmp_path, AGREE) == ["True None"] * 2
 
 
 @pytest.mark.parametrize("count", [1, 7, 8, 20])

@@ -168,7 +168,11 @@ def _outputs(graph: Graph, x: jax.Array, weights) -> jax.Array:
 
 
 @pytest.mark.parametrize(
-    "network", [pytest.param(network, marks=[pytest.mark.slow] if network is grouped else []) for network in NETWORKS]
+    "network",
+    [
+        pytest.param(network, marks=[pytest.mark.slow] if network in (grouped, depthwise, curved, attending) else [])
+        for network in NETWORKS
+    ],
 )
 def test_never_below_the_difference_of_errors_within_the_tolerances(network) -> None:
     graph, x, signed = case(network)

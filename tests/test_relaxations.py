@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from counts import examples
 from hypothesis import given, settings
 
 from slth_compile.certificate import enclosure, relaxations
@@ -35,7 +36,7 @@ def activation(y: Fraction, slope: Fraction) -> Fraction:
 
 
 @given(tiny_or_large, tiny_or_large, tiny_or_large, tiny_or_large, st.sampled_from([0.0, 0.1, 0.5, 1.0]))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 def test_activation_difference_is_the_exact_image(a: float, b: float, c: float, d: float, slope: float) -> None:
     (yl, yu), (dl, du), s = sorted((a, b)), sorted((c, d)), Fraction(slope)
     low, high = image(relaxations.activation_difference, yl, yu, dl, du, slope=slope)
@@ -53,7 +54,7 @@ def _grid(low: float, high: float) -> list[Fraction]:
 
 
 @given(*[small] * 6, st.sampled_from([0.0, 0.5]))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 def test_activation_difference_clipped_to_the_ticket(a, b, c, d, e, f, slope: float) -> None:
     (yl, yu), (dl, du), (zl, zu) = sorted((a, b)), sorted((c, d)), sorted((e, f))
     grids = [[Fraction(k, 2) for k in range(int(2 * low), int(2 * high) + 1)] for low, high in ((yl, yu), (dl, du))]
@@ -67,7 +68,7 @@ def test_activation_difference_clipped_to_the_ticket(a, b, c, d, e, f, slope: fl
 
 
 @given(st.lists(st.tuples(small, small, small, small), min_size=1, max_size=4), seeds)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_maximum_encloses_the_difference_of_maxima(rows: list[tuple[float, ...]], seed: int) -> None:
     xs = [sorted(row[:2]) for row in rows]
     ds = [sorted(row[2:]) for row in rows]

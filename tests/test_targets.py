@@ -17,7 +17,7 @@ from slth_compile.graph.fold import fold
 
 DELTA = 0.05
 BACKWARD = ("strided", "signal")
-SLOW = ("convnext", "transformer", "bent", "excite", "smooth", "upsampled")
+SLOW = ("convnext", "transformer", "bent", "excite", "smooth", "upsampled", "sparse", "alone", "half", "separable")
 
 
 @pytest.mark.parametrize(

@@ -205,7 +205,13 @@ def test_weights_within_the_tolerance_need_next_to_nothing(tolerance: float) -> 
 
 @pytest.mark.parametrize(
     ("window", "column", "signs"),
-    [(8, 40, False), (12, COLUMNS - 1, False), (24, 100, False), (8, COLUMNS + 3, False), (8, 70, True)],
+    [
+        (8, 40, False),
+        (12, COLUMNS - 1, False),
+        pytest.param(24, 100, False, marks=pytest.mark.slow),
+        (8, COLUMNS + 3, False),
+        (8, 70, True),
+    ],
 )
 def test_a_cell_of_the_table_can_be_measured_again(window, column, signs):
     name = "calibration_signs.json" if signs else "calibration.json"

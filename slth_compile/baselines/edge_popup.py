@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import flax.linen as nn
 import jax
@@ -42,6 +42,7 @@ from slth_compile.baselines.study import (
     settings_text,
     trial,
     trial_arrays,
+    trial_masks,
 )
 from slth_compile.baselines.train import Masked, Training, correct, fit, seed_key
 from slth_compile.errors import InputError
@@ -175,6 +176,42 @@ def search(
             trials += [_sampled(one, density)] if popup.bernoulli else []
             trials.append(_random(one, density))
     return Study("edge-popup", settings, in_order(trials, METHODS)), records
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FoundMasks:
+    """Masks of a random network that a study has found.
+
+    Attributes:
+        name: Of the network in the study's records.
+        law: Of the random weights.
+        masks: Layer by layer, in the order in which they are applied.
+        trial: What they reached.
+    """
+
+    name: str
+    law: str
+    masks: tuple[np.ndarray, ...]
+    trial: Trial
+
+
+def found_masks(popup: Popup, data: Data, study: Study, records: Records) -> Iterator[FoundMasks]:
+    """All masks that were trained, in the order of the study's trials.
+
+    Args:
+        popup: What was done.
+        data: Labelled images.
+        study: What came of it.
+        records: Where its networks are kept.
+    """
+    order = layers(popup.model(data.classes), data.shape)
+    laws = {method: (law, law) for law, method in POPUP.items()} | {BERNOULLI: ("bernoulli", SIGNED_CONSTANT)}
+    for found in study.trials:
+        if found.method in laws:
+            prefix, law = laws[found.method]
+            name = f"{prefix}-{found.density:g}-{found.seed}"
+            kept = trial_masks(records.read(name))
+            yield FoundMasks(name, law, tuple(kept[layer.name] for layer in order), found)
 
 
 def _dense(one: _Search) -> Trial:

@@ -6,7 +6,7 @@ No file holds a time or a path, so that a study that was killed and resumed ends
 from __future__ import annotations
 
 import dataclasses
-import os
+import io
 import pathlib
 import shutil
 import zipfile
@@ -16,6 +16,7 @@ import numpy as np
 
 from slth_compile.errors import InputError
 from slth_compile.progress import Progress, part_of, silent
+from slth_compile.ticket.workspace import put_in_place, write_whole
 
 _KEY, _NETWORKS = "settings.json", "networks"
 
@@ -63,21 +64,24 @@ class Records:
         self.progress("train", self.done, self.total)
         return found
 
+    def read(self, name: str) -> dict[str, np.ndarray]:
+        """The arrays that `once` keeps under a name.
+
+        Raises:
+            InputError: There are none.
+        """
+        path = self.partial / _NETWORKS / f"{name}.npz"
+        found = _read(path)
+        if found is None:
+            raise InputError(f"{path}: cannot be read; it was there a moment ago")
+        return found
+
     def finish(self, files: Mapping[str, bytes]) -> None:
         """`OUT/` with these files beside the settings and the networks; the rename is the last act."""
         for name, content in files.items():
-            _write(self.partial / name, content)
-        aside = self.out.with_name(f"{self.out.name}.replaced-{os.getpid()}")
-        if self.out.exists():
-            os.rename(self.out, aside)
-        try:
-            os.rename(self.partial, self.out)
-        except OSError:
-            if aside.exists():
-                os.rename(aside, self.out)
-            raise
-        if aside.exists():
-            shutil.rmtree(aside)
+            (self.partial / name).parent.mkdir(parents=True, exist_ok=True)
+            write_whole(self.partial / name, content)
+        put_in_place(self.partial, self.out)
 
 
 def begin(
@@ -123,7 +127,7 @@ def begin(
         (records.partial / _NETWORKS).mkdir(parents=True)
     except OSError as error:
         raise InputError(f"{records.partial}: cannot be made ({error.strerror})") from None
-    _write(stored, settings.encode())
+    write_whole(stored, settings.encode())
     return records
 
 
@@ -136,15 +140,6 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray] | None:
 
 
 def _write_arrays(path: pathlib.Path, arrays: Arrays) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **arrays)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def _write(path: pathlib.Path, content: bytes) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    content = io.BytesIO()
+    np.savez_compressed(content, allow_pickle=False, **arrays)
+    write_whole(path, content.getvalue())

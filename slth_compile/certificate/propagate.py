@@ -54,13 +54,20 @@ class Pair(NamedTuple):
     d: e.Interval | None
 
 
+_NO_ARRAY = np.zeros(0)
+_NO_ARRAY.setflags(write=False)
+
+
 class Operation:
     """A node without its place, name and arrays: what decides whether a compiled program can be used again."""
 
     def __init__(self, node: n.Node) -> None:
         arrays = {*n.PARAMETER_FIELDS, "inputs", "name"}
-        fields = {f.name: getattr(node, f.name) for f in dataclasses.fields(node) if f.name not in arrays}
-        self.node = type(node)(**({} if isinstance(node, n.Input) else {"inputs": ()}), **fields)
+        own = dataclasses.fields(node)
+        fields = {f.name: getattr(node, f.name) for f in own if f.name not in arrays}
+        needed = {f.name for f in own if f.name in n.PARAMETER_FIELDS and f.default is dataclasses.MISSING}
+        blank: dict[str, Any] = dict.fromkeys(needed, _NO_ARRAY)
+        self.node = type(node)(**({} if isinstance(node, n.Input) else {"inputs": ()}), **fields, **blank)
         self._key = (type(node), *fields.items())
 
     def __eq__(self, other: object) -> bool:

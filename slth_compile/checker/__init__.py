@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from slth_compile.checker.check import verify
+    from slth_compile.checker.found import FoundVerdict
     from slth_compile.checker.verdict import CheckedCertificate, Verdict
 
-__all__ = ["CheckedCertificate", "Verdict", "verify"]
+__all__ = ["CheckedCertificate", "FoundVerdict", "Verdict", "verify"]
 
 
 def __getattr__(name: str) -> Any:
@@ -20,6 +21,10 @@ def __getattr__(name: str) -> Any:
         from slth_compile.checker.check import verify
 
         return verify
+    if name == "FoundVerdict":
+        from slth_compile.checker.found import FoundVerdict
+
+        return FoundVerdict
     if name in __all__:
         from slth_compile.checker import verdict
 

@@ -147,7 +147,9 @@ def _bound(places: list[Place], forms: dict[int, Form], value: np.ndarray) -> np
 
 def _step(here: Place, form: Form, forms: dict[int, Form]) -> np.ndarray:
     """Moves a form to the node's operands; returns what it leaves behind, rounded up."""
-    constant = np.full((form.x if form.x is not None else form.d).shape[-1], here.flushed)  # type: ignore[union-attr]
+    some = form.x if form.x is not None else form.d
+    assert some is not None  # a form has coefficients of x, of d or of both
+    constant = np.full(some.shape[-1], here.flushed)
     for coefficients, offset, charge in zip(form[1:], here.offset, here.charge or (None, None), strict=True):
         constant = up(constant + weighed(coefficients, charge, form.box))
         if coefficients is not None and offset is not None:
@@ -160,8 +162,9 @@ def _step(here: Place, form: Form, forms: dict[int, Form]) -> np.ndarray:
         [None] * len(here.shapes) if a is None else transposed(here.node, here.shapes, form.box, a) for a in form[1:]
     ]
     for i, has_d, x, d in zip(here.node.inputs, here.has_d, *parts, strict=True):
-        box = (x or d)[0]  # type: ignore[index]
-        add(forms, i, Form(box, None if x is None else x[1], None if d is None or not has_d else d[1]))
+        moved = x or d
+        assert moved is not None
+        add(forms, i, Form(moved[0], None if x is None else x[1], None if d is None or not has_d else d[1]))
     return constant
 
 

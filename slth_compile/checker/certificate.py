@@ -21,6 +21,8 @@ from slth_compile.errors import VerificationError
 
 _FIELDS = ("domain", "kind", "method", "bound", "lower", "per_output", "arithmetic", "float32")
 _ARITHMETICS = {"real": False, "real, float64": True}
+"""Whether evaluation in float64 is claimed too."""
+
 _METHODS = {"box": ("interval", "backward"), "balls": ("interval", "backward"), "points": ("points", "exact")}
 
 
@@ -28,7 +30,7 @@ _METHODS = {"box": ("interval", "backward"), "balls": ("interval", "backward"), 
 class Claim:
     """One entry of `certificate.json`: `|f(x) - g(x)|` is nowhere above `per_output`, and reaches `lower`.
 
-    `float64` says whether that is claimed of evaluations in float64 too; `float32` bounds those in float32, or is None.
+    `arithmetic` says whether that is claimed of evaluations in float64 too; `float32` is for float32, or None.
     """
 
     kind: str
@@ -36,7 +38,7 @@ class Claim:
     bound: float
     lower: float
     per_output: tuple[np.ndarray, ...]
-    float64: bool
+    arithmetic: str
     float32: float | None
 
 
@@ -73,10 +75,18 @@ def check_claim(
     if claim.method == "exact":
         own = exact_bounds(folded, layers, domain, claim.per_output)
     else:
-        networks = _evaluated(folded, layers, "float64", position) if claim.float64 else (folded, layers)
+        in_float64 = _ARITHMETICS[claim.arithmetic]
+        networks = _evaluated(folded, layers, "float64", position) if in_float64 else (folded, layers)
         own = bounds_of(*networks, domain)
     found = max(float(leaf.max()) for leaf in own)
-    checked = functools.partial(CheckedCertificate, kind=claim.kind, method=claim.method, claimed=claim.bound)
+    checked = functools.partial(
+        CheckedCertificate,
+        kind=claim.kind,
+        method=claim.method,
+        claimed=claim.bound,
+        arithmetic=claim.arithmetic,
+        float32=claim.float32,
+    )
     if backward and quick:
         return checked(recomputed=None, interval=found)
     for leaf, (bounds, claimed) in enumerate(zip(own, claim.per_output, strict=True)):
@@ -132,7 +142,7 @@ def _claim(entry: Any, position: int, domain: Domain, sizes: list[int], eps: flo
         float32 = real(float32, f"'float32' of {what}", "bound")
     if entry["method"] == "exact" and (arithmetic != "real" or float32 is not None):
         raise VerificationError("bound", f"{what} has the method 'exact', which is for real numbers alone")
-    return Claim(domain.kind, entry["method"], bound, lower, figures, _ARITHMETICS[arithmetic], float32)
+    return Claim(domain.kind, entry["method"], bound, lower, figures, arithmetic, float32)
 
 
 def _figures(leaf: Any, size: int, what: str) -> np.ndarray:

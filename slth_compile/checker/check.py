@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 import os
@@ -14,6 +15,7 @@ from slth_compile.checker.certificate import check_claim, parse_claims
 from slth_compile.checker.copies import widen
 from slth_compile.checker.domain import Domain, load_domains
 from slth_compile.checker.fold import Folded, fold
+from slth_compile.checker.found import FoundVerdict, is_found, verify_found
 from slth_compile.checker.graph import Graph, parse_graph
 from slth_compile.checker.layer import Counts, expected_masks, pair_layer
 from slth_compile.checker.manifest import Manifest, parse_manifest
@@ -49,12 +51,14 @@ def verify(
     expected_id: str | None = None,
     domain_data: str | os.PathLike[str] | None = None,
     quick: bool = False,
-) -> Verdict:
+) -> Verdict | FoundVerdict:
     """What is true of a ticket directory, with nothing taken on trust.
 
     The source's words are regenerated from the seed (numbers that were supplied are read), the target is folded, every
     effective weight is recomputed in integers, and the statement
     `sup over x in D of max_i |f(x)_i - g(x)_i| <= bound <= eps` is proved again.
+
+    Of a found ticket, which has no target, the statement is that its mask is one of its source (`checker.found`).
 
     Args:
         directory: The folder that holds `manifest.json`.
@@ -71,6 +75,8 @@ def verify(
     """
     try:
         with np.errstate(all="ignore"):  # overflow shows up as a value that is not finite
+            if is_found(Path(directory)):
+                return dataclasses.replace(verify_found(Path(directory), expected_id, domain_data), quick=quick)
             return _verify(Path(directory), expected_id, domain_data, quick)
     except _UNFORESEEN as error:
         reason = ascii(str(error))[1:-1][:200]

@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import stat
+from collections.abc import Set
 from pathlib import Path
 
 from slth_compile.checker.schema import MAX_JSON_BYTES
@@ -24,8 +25,13 @@ _OPTIONAL = {SOURCE, "stats.json", "report.html", "report.md", "README.md"}
 _LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9._]+)\Z")
 
 
-def inventory(directory: Path) -> tuple[str, ...]:
+def inventory(directory: Path, required: Set[str] = _REQUIRED, optional: Set[str] = _OPTIONAL) -> tuple[str, ...]:
     """The sorted names in `directory`, all of them known, regular files.
+
+    Args:
+        directory: The folder.
+        required: Names that must be there.
+        optional: Names that may be there.
 
     Raises:
         InputError: There is no such directory.
@@ -37,11 +43,11 @@ def inventory(directory: Path) -> tuple[str, ...]:
         )
     names = sorted(os.listdir(directory))
     for name in names:
-        if name not in _REQUIRED | _OPTIONAL:
+        if name not in required | optional:
             raise VerificationError("format", f"unknown entry {name!a} in the directory")
         if not stat.S_ISREG(os.lstat(directory / name).st_mode):
             raise VerificationError("format", f"'{name}' is not a regular file")
-    missing = sorted(_REQUIRED - set(names))
+    missing = sorted(required - set(names))
     if missing:
         raise VerificationError("format", f"missing {', '.join(missing)}")
     return tuple(names)
@@ -81,7 +87,8 @@ def file_digest(path: Path) -> str:
 def read_small(path: Path, limit: int = MAX_JSON_BYTES) -> bytes:
     """The bytes of a file of at most `limit` bytes."""
     with path.open("rb") as file:
-        raw = file.read(limit + 1)
+        # room for what is there, not for what may be
+        raw = file.read(min(os.fstat(file.fileno()).st_size, limit) + 1)
     if len(raw) > limit:
         raise VerificationError("format", f"'{path.name}' is longer than {limit} bytes")
     return raw

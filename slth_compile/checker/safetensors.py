@@ -15,7 +15,7 @@ from slth_compile.errors import VerificationError
 ITEM_BYTES = {"U8": 1, "F16": 2, "BF16": 2, "F32": 4, "F64": 8}
 """The element types this format uses, with their sizes in bytes."""
 
-MAX_HEADER_BYTES = 100_000_000
+MAX_HEADER_BYTES = 1 << 24
 _STORAGE = {"U8": "<u1", "F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8"}
 
 

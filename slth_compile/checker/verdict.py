@@ -16,6 +16,8 @@ class CheckedCertificate:
         claimed: The bound in `certificate.json`, output units.
         recomputed: The checker's own bound, `<= claimed`; None where `quick` left it out.
         interval: Where `quick` left it out, a bound that was proved in its place, by intervals; it may be far larger.
+        arithmetic: What the claim is for: `"real"`, or `"real, float64"`.
+        float32: The claim for evaluation in float32, checked where the bound was recomputed; None where there is none.
     """
 
     kind: str
@@ -23,6 +25,19 @@ class CheckedCertificate:
     claimed: float
     recomputed: float | None
     interval: float | None = None
+    arithmetic: str
+    float32: float | None
+
+    def to_text(self) -> str:
+        """The claim, what it is for and what was found, in one line."""
+        claim = f"{self.kind}: |f - g| <= {self.claimed!r} ({self.method}; {self.arithmetic})"
+        if self.recomputed is None:
+            found = f"NOT recomputed (quick); proved here: <= {self.interval:.10g}, by intervals"
+        else:
+            found = f"recomputed {self.recomputed:.10g}"
+        if self.float32 is None:
+            return f"{claim}, {found}; in float32: not stated"
+        return f"{claim}, {found}; in float32: <= {self.float32!r}{', NOT recomputed' * (self.recomputed is None)}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,12 +88,7 @@ class Verdict:
             f"{self.parameters_u + self.parameters_v} random parameters ({self.parameters_u} U, {self.parameters_v} V)"
         )
         lines += [f"  {name:<12} {detail}" for name, detail in self.checks]
-        for entry in self.certificates:
-            if entry.recomputed is None:
-                own = f"NOT recomputed (quick); proved here: <= {entry.interval:.10g}, by intervals"
-            else:
-                own = f"recomputed {entry.recomputed:.10g}"
-            lines.append(f"{entry.kind}: |f - g| <= {entry.claimed!r} ({entry.method}), {own}")
+        lines += [entry.to_text() for entry in self.certificates]
         left = sum(entry.recomputed is None for entry in self.certificates)
         of = f"{left} of {len(self.certificates)} claimed bounds NOT recomputed"
         lines.append(f"digests and weights verified, {of}" if left else "verified")

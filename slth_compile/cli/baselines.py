@@ -17,6 +17,7 @@ from slth_compile.interrupts import wait_for_steps
 
 if TYPE_CHECKING:
     from slth_compile.baselines.data import Data
+    from slth_compile.baselines.edge_popup import Popup
     from slth_compile.baselines.records import Records
     from slth_compile.baselines.study import Study
 
@@ -138,7 +139,8 @@ def edge_popup(
     data, out = _data(paths, samples)
     with progress_bars(quiet or as_json) as progress:
         study, records = found.search(popup, data, out, resume=resume, force=force, progress=progress)
-    _finish(study, records, f"Masks of a random {network}", as_json)
+        tickets = _tickets(popup, data, study, records)
+    _finish(study, records, f"Masks of a random {network}", as_json, tickets)
 
 
 def _data(paths: list[pathlib.Path], samples: int | None) -> tuple[Data, pathlib.Path]:
@@ -159,10 +161,32 @@ def _data(paths: list[pathlib.Path], samples: int | None) -> tuple[Data, pathlib
     return data.first(samples), out
 
 
-def _finish(study: Study, records: Records, heading: str, as_json: bool) -> None:
+def _tickets(popup: Popup, data: Data, study: Study, records: Records) -> dict[str, bytes]:
+    """Every mask as a ticket directory: the files by path within OUT/."""
+    from slth_compile.baselines.edge_popup import found_masks
+    from slth_compile.baselines.networks import initial
+    from slth_compile.baselines.train import seed_key
+    from slth_compile.found import Found
+    from slth_compile.frontends.model import import_model
+    from slth_compile.ticket.found import found_ticket
+
+    model = popup.model(data.classes)
+    graph, files = import_model(model.bind({"params": initial(model, data.shape, seed_key(0))}), data.shape), {}
+    for found in found_masks(popup, data, study, records):
+        trial = found.trial
+        stats = {"method": trial.method, "density_asked": trial.density, "correct": trial.correct,
+                 "tested": trial.tested, "accuracy": trial.accuracy, "data": data.digest}  # fmt: skip
+        ticket = Found(found_ticket(graph, trial.seed, found.law, found.masks), stats)
+        files |= {f"tickets/{found.name}/{name}": content for name, content in ticket.files().items()}
+    return files
+
+
+def _finish(
+    study: Study, records: Records, heading: str, as_json: bool, further: dict[str, bytes] | None = None
+) -> None:
     from slth_compile.baselines import files, table
 
-    files.write(study, records, heading)
+    files.write(study, records, heading, further)
     if as_json:
         print(json.dumps(table.study_json(study) | {"out": str(records.out)}))
         return
@@ -175,4 +199,5 @@ def _finish(study: Study, records: Records, heading: str, as_json: bool) -> None
     tested, seeds = study.trials[0].tested, len({trial.seed for trial in study.trials})
     print(f"{heading}; accuracy in per cent of {tested} test images, mean ± standard deviation over {seeds} seeds")
     output.print(shown)
-    print(f"tables, picture and masks: {records.out.absolute()}")
+    tickets = ", tickets" if further else ""
+    print(f"tables, picture and masks{tickets}: {records.out.absolute()}")

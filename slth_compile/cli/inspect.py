@@ -44,7 +44,7 @@ def inspect(
 ) -> None:
     """Show what a ticket, a model or a checkpoint is made of, and what would be refused."""
     if is_ticket(path):
-        print_compiled(slth_compile.load(path), path, as_json)
+        _inspect_ticket(path, as_json)
     elif factory is not None:
         _inspect_checkpoint(path, factory, model_kwargs, parse_shape(input_shape), layout, as_json)
     elif path.suffix.lower() == ".onnx":
@@ -55,6 +55,14 @@ def inspect(
         _inspect_model(import_model(model, shape), shape, {}, as_json)
     else:
         _inspect_arrays(path, as_json)
+
+
+def _inspect_ticket(path: pathlib.Path, as_json: bool) -> None:
+    ticket = slth_compile.load(path)
+    if isinstance(ticket, slth_compile.Compiled):
+        print_compiled(ticket, path, as_json)
+    else:
+        print(json.dumps(ticket.to_json() | {"out": str(path)}) if as_json else ticket.to_text())
 
 
 def _inspect_checkpoint(

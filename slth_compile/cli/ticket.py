@@ -10,6 +10,7 @@ import typer
 
 import slth_compile
 from slth_compile.arguments import load_arrays, parse_domain, parse_processes, parse_shape
+from slth_compile.checker import Verdict
 from slth_compile.cli.frame import (
     Construction,
     Delta,
@@ -150,8 +151,16 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Check a ticket directory with the independent checker; exit code 3 where anything is false."""
-    verdict = slth_compile.verify(out, expected_id=expected_id, domain_data=domain_data, quick=quick)
+    # as `slth_compile.verify` does, without the compiler, which takes seconds to import
+    from threadpoolctl import threadpool_limits
+
+    from slth_compile import checker
+
+    with threadpool_limits(1, "blas"):
+        verdict = checker.verify(out, expected_id=expected_id, domain_data=domain_data, quick=quick)
     if against is not None:
+        if not isinstance(verdict, Verdict):
+            raise InputError(f"--against {against}: a found ticket has no target; leave it out")
         shape = parse_shape(input_shape)
         model = load_checkpoint(against, factory, model_kwargs, shape, layout)
         _require_target(verdict.target_digest, model, shape)

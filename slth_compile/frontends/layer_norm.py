@@ -109,16 +109,21 @@ def _is_variance(view: View, i: int, centred: int, x: int, axes: tuple[int, ...]
 
 
 def _is_mean_square(view: View, i: int, x: int, axes: tuple[int, ...]) -> bool:
-    found = mean(view, i)
-    if found is None or not isinstance(found.node, n.Mean) or found.node.axes != axes:
-        return False
-    squared = _squared(view, found.node.inputs[0])
+    node = _mean(view, i)
+    squared = _squared(view, node.inputs[0]) if node is not None and node.axes == axes else None
     return squared is not None and _same(view, squared, x)
 
 
 def _is_mean(view: View, i: int, x: int, axes: tuple[int, ...]) -> bool:
+    node = _mean(view, i)
+    return node is not None and (node.inputs, node.axes) == ((x,), axes)
+
+
+def _mean(view: View, i: int) -> n.Mean | None:
+    """The node at a position, or what its pattern stands for, if it is a mean."""
     found = mean(view, i)
-    return found is not None and isinstance(found.node, n.Mean) and (found.node.inputs, found.node.axes) == ((x,), axes)
+    node = view.node(i) if found is None else found.node
+    return node if isinstance(node, n.Mean) else None
 
 
 def _squared(view: View, i: int) -> int | None:

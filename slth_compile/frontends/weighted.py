@@ -63,10 +63,10 @@ def product(draft: Draft, equation: Any, operands: Sequence[Value]) -> Activatio
     """`dot_general` of an activation with a parameter, contracted on any axes, with another constant (a resampling), or
     with another activation.
     """
-    if all(isinstance(operand, Activation) for operand in operands):
-        return matrix_product(draft, equation, [x for x in operands if isinstance(x, Activation)])
     params, shape = equation.params, tuple(equation.outvars[0].aval.shape)
     contracted, batched = params["dimension_numbers"]
+    if all(isinstance(operand, Activation) for operand in operands):
+        return matrix_product(draft, [x for x in operands if isinstance(x, Activation)], contracted, batched)
     position = next(i for i, operand in enumerate(operands) if isinstance(operand, Activation))
     x, kernel = operands[position], operands[1 - position]
     fixed = isinstance(kernel, Constant) and not kernel.leaves and not kernel.random

@@ -51,7 +51,7 @@ def parse_candidates(text: str) -> tuple[int, ...]:
     """The numbers that `4-24` (in steps of 2), `4-24:1` (in steps of 1) or `16` name.
 
     Raises:
-        InputError: Another form, or outside 2..28.
+        InputError: Another form, or outside 2..30.
     """
     found = re.fullmatch(r"(\d{1,3})(?:-(\d{1,3})(?::(\d{1,3}))?)?", text, re.ASCII)
     first, last, step = (int(part or 0) for part in found.groups()) if found else (0, 0, 0)

@@ -20,7 +20,7 @@ from slth_compile.source.threefry import Key, tensor_key
 from slth_compile.subset_sum.statistics import optimum_errors
 
 BLOCK = 1 << 12
-_WINDOWS = (12, 16, 20, 24, 28)
+_WINDOWS = (12, 16, 20, 24, 28, 30)
 """Windows that are compiled; a smaller problem is padded with zeros, which is far cheaper than a program of its own."""
 _TENSOR_CANDIDATES, _TENSOR_TARGETS = 0, 1
 

@@ -95,7 +95,12 @@ class _Regions:
 
 
 def allocate(
-    graph: Graph, eps: float, domains: Sequence[Domain], signed: dict[int, bool], promise: str = ALL
+    graph: Graph,
+    eps: float,
+    domains: Sequence[Domain],
+    signed: dict[int, bool],
+    promise: str = ALL,
+    wider: float = 1.0,
 ) -> Budget:
     """Tolerances with `B(eta) <= eps` on all domains, or for typical errors at points.
 
@@ -105,6 +110,7 @@ def allocate(
         domains: Where the bound must hold.
         signed: Which layers are signed, by node position.
         promise: One of `PROMISES`.
+        wider: As for `typical.typical_tolerances`.
 
     Raises:
         UnreachableError: No positive tolerances keep the bound within eps.
@@ -116,7 +122,7 @@ def allocate(
     if not typical:
         assert promised is not None
         return promised
-    found = [typical_tolerances(graph, eps, domain.regions()[0]) for domain in typical]
+    found = [typical_tolerances(graph, eps, domain.regions()[0], wider) for domain in typical]
     found += [] if promised is None else [promised.tolerances]
     least = {i: (min(t[i][0] for t in found), min(t[i][1] for t in found)) for i in graph.layers}
     return Budget(least, eps * MARGIN, TYPICAL)

@@ -20,6 +20,7 @@ from slth_compile.plan.budget import AUTO, TYPICAL, allocate
 from slth_compile.plan.copies import Built, plan_copies
 from slth_compile.plan.objective import plan_fewest_bits, plan_pinned, plan_sparsest
 from slth_compile.plan.one_product import plan_one_product, predicted_bits
+from slth_compile.plan.typical import widening
 from slth_compile.plan.width import Problems, plan_gadget
 from slth_compile.source.law import STANDARD, SourceLaw
 from slth_compile.source.layout import (
@@ -152,7 +153,9 @@ def plan(
     signed = {i: not positive[graph.nodes[i].inputs[0]] for i in graph.layers}
     # Of copies nothing is promised; at points their tolerances are those of typical errors.
     promise = TYPICAL if construction == BURKHOLZ else promise
-    budget = allocate(graph, eps, domains, signed, promise)
+    total = sum(_problems(graph, i, signed[i], Built()) for i in graph.layers)
+    wider = widening(delta / total) if objective == CLOSEST and construction not in (MALACH, BURKHOLZ) else 1.0
+    budget = allocate(graph, eps, domains, signed, promise, wider)
 
     gadgets = _Gadgets(objective, window, construction)
 

@@ -23,8 +23,8 @@ from slth_compile.subset_sum.bitonic import COLUMN, cleaned, half_cleaned, parts
 from slth_compile.subset_sum.half_sums import locate, negative_half
 from slth_compile.subset_sum.one_pass import materialise, one_pass
 
-MAXIMUM_WINDOW = 28
-"""Largest window: sums of 28 products below 2^46 leave room in int64; every two candidates more double the lists."""
+MAXIMUM_WINDOW = 30
+"""Largest window: a subset is one word of 32 bits, and every two candidates more double the lists."""
 
 _BLOCK = 32
 """Rows of the last blocks, as many as a CPU has vector registers."""
@@ -36,7 +36,7 @@ def closest_subset(candidates: jax.Array, targets: jax.Array) -> jax.Array:
         argmin over S of |targets - sum_{i in S} candidates[i]|
 
     Args:
-        candidates: Integers of B bits, shape `(n, batch)`, 2 <= n <= 28.
+        candidates: Integers of B bits, shape `(n, batch)`, 2 <= n <= 30.
         targets: Integers of the same type, shape `(batch,)`; `4 (|target| + sum_i |candidates[i]|) < 2^(B-1)`.
 
     Returns:

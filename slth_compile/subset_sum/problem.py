@@ -105,7 +105,7 @@ def compile_program(window: int, narrow: bool, bits: int = ENTRY_BITS + 1) -> No
     """Compiles `solve_batch` for a window on the first local device; what is compiled is kept by JAX.
 
     Args:
-        window: Candidates m; above 28, where another solver is used, nothing is done.
+        window: Candidates m; above 30, where another solver is used, nothing is done.
         narrow: Whether in 32 bits.
         bits: Binary digits of the entries of `V`.
     """
@@ -213,7 +213,7 @@ def solve_near_batch(
     *,
     window: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """A near subset of every window above 28, and the sum its booleans keep.
+    """A near subset of every window above 30, and the sum its booleans keep.
 
     Args:
         v: The tensor `V`.

@@ -96,7 +96,7 @@ class Search:
         left, number = np.arange(flat.size), 0
         offered = self.family.windows[self.family.channel(flat)]
         # Few weights left take several windows at once, so that batches stay full; the first one met is theirs.
-        # A window above 28 is dear and hardly ever misses; the blocks of a layer are small, but there are many.
+        # A window above 30 is dear and hardly ever misses; the blocks of a layer are small, but there are many.
         size = chunk_size if shifted or self.family.gadget.window > MAXIMUM_WINDOW else batch_size
         while left.size:
             together = max(1, min(size(self.family.gadget.window) // left.size, int(offered.max()) - number))
@@ -120,7 +120,7 @@ class Search:
         return np.isfinite(best)
 
     def _solve(self, flat: np.ndarray, numbers: np.ndarray, goals: np.ndarray, shifted: bool) -> tuple[np.ndarray, ...]:
-        """Closest subsets (near ones above 28) in the windows `numbers`, their sums, distances and errors.
+        """Closest subsets (near ones above 30) in the windows `numbers`, their sums, distances and errors.
 
         `progress(0)` after each batch lets the caller stop between two.
         """

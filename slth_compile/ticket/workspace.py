@@ -81,7 +81,7 @@ class Workspace:
         if self.partial.exists():
             shutil.rmtree(self.partial)
         self.partial.mkdir()
-        _write(stored, key.encode())
+        write_whole(stored, key.encode())
 
     def layer(self, index: int, part: str) -> SubsetMask | None:
         """The mask of a finished part of a layer, None where it was not finished."""
@@ -97,28 +97,17 @@ class Workspace:
     def keep(self, index: int, part: str, mask: SubsetMask) -> None:
         """The mask of a finished part of a layer, on disk."""
         tensors = {"windows": np.array(mask.windows), "subsets": np.array(mask.subsets)}
-        _write(self._layer_path(index, part), safetensors.numpy.save(tensors))
+        write_whole(self._layer_path(index, part), safetensors.numpy.save(tensors))
 
     def finish(self, files: Mapping[str, bytes]) -> None:
         """`OUT/` with these files and nothing else; the rename is the last act."""
         for name, content in files.items():
-            _write(self.partial / name, content)
+            write_whole(self.partial / name, content)
         for path in self.partial.iterdir():
             if path.name not in files:
                 path.unlink()
         _sync_directory(self.partial)
-        aside = self.out.with_name(f"{self.out.name}.replaced-{os.getpid()}")
-        if self.out.exists():
-            os.rename(self.out, aside)
-        try:
-            os.rename(self.partial, self.out)
-        except OSError:
-            if aside.exists():
-                os.rename(aside, self.out)
-            raise
-        _sync_directory(self.out.absolute().parent)
-        # a file that somebody reads cannot be deleted everywhere; the new ticket is in its place all the same
-        shutil.rmtree(aside, ignore_errors=True)
+        put_in_place(self.partial, self.out)
 
     def discard(self) -> None:
         """Nothing left of the partial directory."""
@@ -136,7 +125,23 @@ def _is_ours(path: pathlib.Path) -> bool:
     return not names or bool(names & {_KEY, f"{_KEY}.tmp", _MANIFEST})
 
 
-def _write(path: pathlib.Path, content: bytes) -> None:
+def put_in_place(partial: pathlib.Path, out: pathlib.Path) -> None:
+    """A finished directory under its final name; what was there goes aside first and is deleted last."""
+    aside = out.with_name(f"{out.name}.replaced-{os.getpid()}")
+    if out.exists():
+        os.rename(out, aside)
+    try:
+        os.rename(partial, out)
+    except OSError:
+        if aside.exists():
+            os.rename(aside, out)
+        raise
+    _sync_directory(out.absolute().parent)
+    # a file that somebody reads cannot be deleted everywhere; the new directory is in its place all the same
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def write_whole(path: pathlib.Path, content: bytes) -> None:
     """The file, whole or not at all, and on disk before this returns."""
     temporary = path.with_name(path.name + ".tmp")
     with open(temporary, "wb") as file:

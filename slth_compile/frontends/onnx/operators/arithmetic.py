@@ -54,6 +54,23 @@ def power(op: Operation) -> Value:
     return x
 
 
+def choice(op: Operation) -> Value:
+    """`Where` with a condition that does not depend on the input: what is not chosen is multiplied by zero."""
+    chosen = op.constant_at(0, "the condition").value.astype(bool)
+    terms: list[Value] = []
+    for position, mask in ((1, chosen), (2, ~chosen)):
+        x = op.operand(position)
+        if isinstance(x, Activation):
+            terms.append(combined(op, "mul", (x, from_array(mask.astype(np.float32)))))
+            continue
+        given = op.constant_at(position, "a case")
+        value = np.where(mask, given.value, given.value.dtype.type(0))
+        if not np.all(np.isfinite(value)):
+            raise Refused("a case with infinite numbers; expected finite ones")
+        terms.append(constant(value, given.leaves))
+    return combined(op, "add", terms)
+
+
 def _of_rank(x: Value, rank: int) -> Value:
     if isinstance(x, Activation):
         return with_rank(x, rank)

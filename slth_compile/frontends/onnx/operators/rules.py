@@ -6,7 +6,16 @@ from collections.abc import Callable
 
 from slth_compile.frontends.draft import Value
 from slth_compile.frontends.onnx.operation import Operation
-from slth_compile.frontends.onnx.operators import activations, arithmetic, picking, pooling, resizing, shaping, weighted
+from slth_compile.frontends.onnx.operators import (
+    activations,
+    arithmetic,
+    norms,
+    picking,
+    pooling,
+    resizing,
+    shaping,
+    weighted,
+)
 from slth_compile.graph import nodes as n
 
 Rule = Callable[[Operation], Value | list[Value]]
@@ -33,9 +42,12 @@ RULES: dict[str, Rule] = {
     "Gemm": weighted.general_product,
     "GlobalAveragePool": pooling.global_pool,
     "GlobalMaxPool": pooling.global_pool,
+    "GroupNormalization": norms.group_norm,
     "HardSigmoid": activations.hard_sigmoid,
     "HardSwish": activations.plain(n.HardSwish),
     "Identity": shaping.identity,
+    "InstanceNormalization": norms.instance_norm,
+    "LayerNormalization": norms.layer_norm,
     "LeakyRelu": activations.leaky_relu,
     "Log": activations.piece("log"),
     "LogSoftmax": activations.softmax,
@@ -61,6 +73,7 @@ RULES: dict[str, Rule] = {
     "Softmax": activations.softmax,
     "SpaceToDepth": shaping.space_to_depth,
     "Split": picking.split,
+    "Sqrt": activations.piece("sqrt"),
     "Squeeze": shaping.squeeze,
     "Sub": arithmetic.binary,
     "Sum": arithmetic.binary,
@@ -69,4 +82,5 @@ RULES: dict[str, Rule] = {
     "Transpose": shaping.transpose,
     "Unsqueeze": shaping.unsqueeze,
     "Upsample": resizing.resize,
+    "Where": arithmetic.choice,
 }

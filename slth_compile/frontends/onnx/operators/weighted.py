@@ -9,11 +9,13 @@ import numpy as np
 
 from slth_compile.errors import InputError
 from slth_compile.frontends.constants import Constant
-from slth_compile.frontends.draft import Activation, Value
-from slth_compile.frontends.onnx.layout import arranged, moved_last
+from slth_compile.frontends.draft import BATCH, UNIT, Activation, Value
+from slth_compile.frontends.matrix_product import matrix_product
+from slth_compile.frontends.onnx.layout import arranged, moved_last, with_rank
 from slth_compile.frontends.onnx.operation import Operation, Refused, Shape
 from slth_compile.frontends.onnx.operators.arithmetic import combined
 from slth_compile.frontends.onnx.operators.windows import positive, windows_of
+from slth_compile.frontends.resampling import repeated
 from slth_compile.frontends.shaping import squeezed, stretched
 from slth_compile.graph import nodes as n
 
@@ -105,10 +107,10 @@ def general_product(op: Operation) -> Value:
 
 
 def product(op: Operation) -> Value:
-    """`MatMul` of an activation with a constant matrix on either side."""
+    """`MatMul` of an activation with a constant matrix on either side, or with another activation."""
     first, second = op.operand(0), op.operand(1)
     if isinstance(first, Activation) and isinstance(second, Activation):
-        raise Refused("a product of two activations; expected a constant on one side")
+        return _product_of_two(op, first, second)
     position = 1 if isinstance(first, Activation) else 0
     x, kernel = op.activation_at(1 - position), op.constant_at(position, "one operand")
     weights, rank = kernel.value, len(x.layout)
@@ -181,6 +183,29 @@ def _convolved(
     around = tuple((max(low, 0), max(high, 0)) for low, high in padding)
     node = n.Convolution(inputs=(inner.entry,), name=_layer_name(op, 1), padding=around, **fields)
     return Activation(op.draft.add(node, leaves=_leaves(op)), x.layout)
+
+
+def _product_of_two(op: Operation, x: Activation, y: Activation) -> Activation:
+    """The product of two activations, as `numpy.matmul`: leading axes are broadcast, a vector is a row or a column."""
+    row, column = len(x.layout) == 1, len(y.layout) == 1
+    x = Activation(x.entry, (UNIT, *x.layout)) if row else x
+    y = Activation(y.entry, (*y.layout, UNIT)) if column else y
+    rank = max(len(x.layout), len(y.layout))
+    pair = with_rank(x, rank), with_rank(y, rank)
+    shapes = [op.draft.shape(v) for v in pair]
+    if shapes[0][-1] != shapes[1][-2]:
+        raise InputError(f"{op}: a product of activations of shapes {shapes[0]} and {shapes[1]}")
+    leading = np.broadcast_shapes(*(shape[:-2] for shape in shapes))
+    # samples are paired, never repeated
+    samples = [any(v.layout[axis] == BATCH for v in pair) for axis in range(rank)]
+    full = [
+        [size if samples[axis] or axis >= rank - 2 else leading[axis] for axis, size in enumerate(shape)]
+        for shape in shapes
+    ]
+    repeats = [repeated(op.draft, v, shape) for v, shape in zip(pair, full, strict=True)]
+    outer = tuple(range(rank - 2))
+    found = matrix_product(op.draft, repeats, ((rank - 1,), (rank - 2,)), (outer, outer))
+    return squeezed(op.draft, found, [axis for axis, gone in ((rank - 2, row), (rank - 1, column)) if gone])
 
 
 def _dense(
