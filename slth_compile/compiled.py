@@ -16,10 +16,8 @@ import numpy as np
 
 from slth_compile.certificate import engine
 from slth_compile.certificate.certificate import Certificate, certify_domain
+from slth_compile.certificate.copies import exact_pair, ticket_pair
 from slth_compile.certificate.difference import LayerErrors
-from slth_compile.certificate.fixed_point.layers import exact_layers, exact_ticket
-from slth_compile.certificate.fixed_point.points import Exact
-from slth_compile.certificate.weight_errors import weight_errors
 from slth_compile.domain import Domain, require_domain
 from slth_compile.errors import InputError, UnsupportedModelError, VerificationError
 from slth_compile.export.export import Exported, export_network, export_variables
@@ -56,7 +54,8 @@ class Compiled:
         plan: Layout and predicted sizes, fixed before the source was drawn.
         ticket: Layout, source and masks: all there is to the pruned network.
         layers: Its layers in closed form, exact.
-        errors: Enclosed weight errors by position in `folded`.
+        pair: The target in the ticket's shape (`certificate.copies`): `folded` itself where no channel is built twice.
+        errors: Enclosed weight errors by position in it.
         domains: Where it is certified; None stands for a domain that was too large to be stored.
         certificates: One a domain.
         measured: Seconds, accuracies, attacks.
@@ -68,6 +67,7 @@ class Compiled:
     plan: Plan
     ticket: Ticket
     layers: tuple[EffectiveLayer, ...]
+    pair: Graph
     errors: Mapping[int, LayerErrors]
     domains: tuple[Domain | None, ...]
     certificates: tuple[Certificate, ...]
@@ -82,7 +82,7 @@ class Compiled:
         return f"Compiled({len(self.plan.layers)} layers, {weights:,} weights, {source}, {certified})"
 
     def __call__(self, x: np.ndarray | jax.Array) -> jax.Array | tuple[jax.Array, ...]:
-        """The ticket's output for a batch in float32, at the cost of the target; a tuple where it has several."""
+        """The ticket's output for a batch in float32, without the layers `U`; a tuple where it has several."""
         if np.shape(x)[1:] != self.graph.input_shape:
             raise InputError(f"x has shape {np.shape(x)}; expected (batch, {str(self.graph.input_shape)[1:]}")
         outputs = self._effective(jnp.asarray(x, jnp.float32))
@@ -90,7 +90,7 @@ class Compiled:
 
     @functools.cached_property
     def network(self) -> PrunedRandomNetwork:
-        """The literal pruned random network of 2l weighted layers: a bound flax module, callable on a batch."""
+        """The literal pruned random network of `layout.depth` layers: a bound flax module, callable on a batch."""
         # First asked for inside somebody's jit, its weights are constants all the same.
         with jax.ensure_compile_time_eval():
             return network(self.folded, self.ticket)
@@ -115,8 +115,10 @@ class Compiled:
 
     @functools.cached_property
     def weights(self) -> dict[int, LayerWeights]:
-        """Effective weights by position in `folded`, float64."""
-        return effective_weights(self.folded, self.ticket, self.layers)
+        """Effective weights by position in `pair`, float64."""
+        # First asked for inside somebody's jit, they are constants all the same.
+        with jax.ensure_compile_time_eval():
+            return effective_weights(self.folded, self.ticket, self.layers)
 
     @functools.cached_property
     def ticket_id(self) -> str:
@@ -157,8 +159,8 @@ class Compiled:
                     "the ticket was compiled for inputs >= 0 and this domain goes below zero; compile again with a "
                     "domain that does"
                 )
-        exact = Exact(exact_layers(self.graph), exact_ticket(self.folded, self.ticket, self.layers))
-        return certify_domain(self.folded, self.errors, domain, len(self.certificates), exact=exact)
+        exact = exact_pair(self.graph, self.folded, self.ticket, self.layers)
+        return certify_domain(self.pair, self.errors, domain, len(self.certificates), exact=exact)
 
     def report(self, path: str | os.PathLike[str]) -> None:
         """The report as a file: `.md` in markdown, anything else in HTML.
@@ -224,6 +226,7 @@ class Compiled:
             return export_network(exported, path, nchw=nchw, force=force, progress=progress)
         if literal or nchw:
             raise InputError(f"{path}: parameters of the target are of the effective network, in its own layout")
+        self._refuse_copies()
         model = parameters_of(like, self.graph.input_shape, batch_axis)
         network = self._exported(literal=False)
         return export_variables(network, self.graph, path, model, effort=effort, force=force, progress=progress)
@@ -244,8 +247,10 @@ class Compiled:
         Raises:
             InputError: Another model, or one that is not the ticket's target.
             UnsupportedModelError: No such network exists: a signed layer, a live batch norm, tied weights that the
-                ticket approximates apart, weights computed from parameters; names every reason.
+                ticket approximates apart, weights computed from parameters, channels that the ticket has several times;
+                names every reason.
         """
+        self._refuse_copies()
         parameters = parameters_of(model, self.graph.input_shape, batch_axis)
         found, _ = effective_leaves(self.graph, self.folded, self.weights, parameters)
         return parameters.variables(found)
@@ -291,6 +296,13 @@ class Compiled:
         certificates = [certificate.to_json() for certificate in self.certificates]
         return ticket_format.stated_files(self.graph, self.ticket, domains, certificates)
 
+    def _refuse_copies(self) -> None:
+        if self.pair is not self.folded:
+            raise UnsupportedModelError(
+                "the ticket has every channel several times, each with weights of its own (construction burkholz); it "
+                "has no weights in the target's shape. Export it as a function, to .onnx or .stablehlo"
+            )
+
     def _exported(self, literal: bool) -> Network:
         layout, bounds = self.layout, enumerate(self.certificates)
         properties = {
@@ -303,7 +315,7 @@ class Compiled:
             "network": LITERAL if literal else EFFECTIVE,
         } | {f"bound_{i}_{c.kind}": repr(c.bound) for i, c in bounds}
         return Network(
-            graph=self.folded,
+            graph=self.pair,
             weights=self._narrow_weights,
             exact=self.weights,
             literal=self.compact_network() if literal else None,
@@ -326,7 +338,7 @@ class Compiled:
 
     @functools.cached_property
     def _effective(self):
-        return jax.jit(lambda x: evaluate(self.folded, x, self._narrow_weights))
+        return jax.jit(lambda x: evaluate(self.pair, x, self._narrow_weights))
 
 
 def load_compiled(directory: str | os.PathLike[str]) -> Compiled:
@@ -342,13 +354,15 @@ def load_compiled(directory: str | os.PathLike[str]) -> Compiled:
         folded = fold(graph)
         layout = record.ticket.layout
         layers = effective_layers(folded, record.ticket)
+        pair, errors = ticket_pair(folded, record.ticket, layers)
         return Compiled(
             graph=graph,
             folded=folded,
             plan=predict(folded, layout, float(record.stats["planned_bound"]), record.stats["promise"]),
             ticket=record.ticket,
             layers=layers,
-            errors=weight_errors(folded, record.ticket, layers),
+            pair=pair,
+            errors=errors,
             domains=record.domains,
             certificates=tuple(Certificate.from_json(entry, graph) for entry in record.certificates),
             measured=measured_from_json(record.stats),

@@ -20,10 +20,9 @@ from threadpoolctl import threadpool_limits
 from slth_compile import checker, measure
 from slth_compile.certificate.attack import attack as run_attack
 from slth_compile.certificate.certificate import Certificate, certify_domain
+from slth_compile.certificate.copies import exact_pair, ticket_pair
 from slth_compile.certificate.engine import NORMAL
-from slth_compile.certificate.fixed_point.layers import exact_layers, exact_ticket
 from slth_compile.certificate.fixed_point.points import Exact
-from slth_compile.certificate.weight_errors import weight_errors
 from slth_compile.compiled import Compiled, load_compiled
 from slth_compile.domain import Domain
 from slth_compile.errors import InputError, Note, UnreachableError
@@ -106,7 +105,9 @@ def compile(
             random weights; `"fewest-bits"`, whose masks code shortest.
         construction: Whose proof the network is built by: `"da-cunha"`; `"pensia"`, the same for networks of dense
             layers and 1x1 convolutions alone; `"malach"`, where a weight keeps the one product closest to it, out of
-            thousands.
+            thousands; `"burkholz"`, one random layer for each behind those that read the input, on several copies of
+            every channel. Of that one the plan promises tolerances and no bound, and its random parameters grow with
+            the square of the copies.
         window: Candidates solved together, for every weight; None leaves it to the plan, layer by layer.
         feedback: Calibration inputs `(samples, *input_shape)`, some hundred of the kind the ticket will see; None does
             without. Weights then take, instead of the closest subset, one that makes up for the errors of others on
@@ -142,10 +143,10 @@ def compile(
     by_first(lambda: None if workspace is None else workspace.refuse_occupied(resume=resume, force=force))
     refuse_seed(seed)
     refuse_objective(objective)
-    refuse_construction(construction, objective, window, feedback)
     refuse_effort(effort)
     refuse_promise(promise)
     given = checked_source(source, seed)
+    refuse_construction(construction, objective, window, feedback, given, promise)
     clock = _Clock()
     with clock("plan"):
         asked = checked_request(target_model, eps, delta, domain, input_shape, batch_axis)
@@ -169,13 +170,13 @@ def compile(
             ticket = solve_network(folded, planned.layout, drawn, workspace, problems, progress, calibration)
         with clock("certify"):
             layers = effective_layers(folded, ticket)
-            errors = weight_errors(folded, ticket, layers)
-            exact = Exact(exact_layers(graph), exact_ticket(folded, ticket, layers))
-            certified = list(_certify(folded, errors, domains, effort, progress, exact))
+            pair, errors = ticket_pair(folded, ticket, layers)
+            exact = exact_pair(graph, folded, ticket, layers)
+            certified = list(_certify(pair, errors, domains, effort, progress, exact))
             certificates = tuple(certificate for certificate, _ in certified)
             _refuse_above(certificates, planned)
         none = _nothing_measured(domains)
-        found = Compiled(graph, folded, planned, ticket, layers, errors, domains, certificates, none)
+        found = Compiled(graph, folded, planned, ticket, layers, pair, errors, domains, certificates, none)
         measured = _measure(found, evaluate, literal, attack, clock, progress)
         measured = dataclasses.replace(measured, bound_seconds=tuple(seconds for _, seconds in certified))
         found = dataclasses.replace(found, measured=measured)
@@ -210,9 +211,9 @@ def dry_run(
     A function that supplies the source is asked for its entries: the gains depend on how large they are.
     """
     refuse_objective(objective)
-    refuse_construction(construction, objective, window, None)
     refuse_promise(promise)
     given = checked_source(source, 0)
+    refuse_construction(construction, objective, window, None, given, promise)
     asked = checked_request(target_model, eps, delta, domain, input_shape, batch_axis)
     return _planned(asked, objective, construction, window, given, 0, promise)[0]
 
@@ -262,7 +263,7 @@ def _planned(
 
 
 def _certify(
-    graph: Graph, errors: Any, domains: Sequence[Domain], effort: str, progress: Progress, exact: Exact
+    graph: Graph, errors: Any, domains: Sequence[Domain], effort: str, progress: Progress, exact: Exact | None
 ) -> Iterator[tuple[Certificate, float]]:
     """Every domain's certificate, and the seconds it took."""
     done, total = 0, sum(domain.count for domain in domains)
@@ -286,8 +287,8 @@ def _measure(
         for index, domain in enumerate(domains if attack else ()):
             progress("attack", index, len(domains))
             seen = run_attack(
-                found.folded,
-                target_weights(found.folded),
+                found.pair,
+                target_weights(found.pair),
                 found.weights,
                 domain,
                 steps=ATTACK_STEPS,

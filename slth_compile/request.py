@@ -18,9 +18,9 @@ from slth_compile.graph.check import check
 from slth_compile.graph.evaluate import ArrayLike
 from slth_compile.graph.fold import fold
 from slth_compile.graph.graph import Graph
-from slth_compile.plan.budget import PROMISES
+from slth_compile.plan.budget import ALL, PROMISES
 from slth_compile.source.law import FEWEST_BITS, MOST_BITS, STANDARD, SourceLaw
-from slth_compile.source.layout import CLOSEST, CONSTRUCTIONS, MALACH, OBJECTIVES
+from slth_compile.source.layout import BURKHOLZ, CLOSEST, CONSTRUCTIONS, DA_CUNHA, MALACH, OBJECTIVES
 from slth_compile.source.supplied import read_source
 
 Domains = Domain | Sequence[Domain]
@@ -96,17 +96,28 @@ def refuse_objective(objective: str) -> None:
         )
 
 
-def refuse_construction(construction: str, objective: str, window: int | None, feedback: ArrayLike | None) -> None:
+def refuse_construction(
+    construction: str, objective: str, window: int | None, feedback: ArrayLike | None, source: object, promise: str
+) -> None:
     """Nothing, for one of `source.layout.CONSTRUCTIONS` and what goes with it.
 
     Raises:
-        InputError: Another name, or an argument about subsets where every weight keeps one product.
+        InputError: Another name, an argument about subsets where every weight keeps one product, or one about what a
+            construction on copies of channels does not have.
     """
     if construction not in CONSTRUCTIONS:
         raise InputError(
             f"construction is {construction!r}; expected {', '.join(CONSTRUCTIONS[:-1])} or {CONSTRUCTIONS[-1]}"
             f"{suggestion(str(construction), CONSTRUCTIONS)}"
         )
+    others = {
+        "feedback": feedback is not None,
+        "a supplied source": not isinstance(source, SourceLaw),
+        "a promise for all errors": promise == ALL,
+    }
+    if construction == BURKHOLZ and any(others.values()):
+        what = next(name for name, is_given in others.items() if is_given)
+        raise InputError(f"construction {BURKHOLZ} does not go with {what}; leave it out, or take {DA_CUNHA}")
     if construction != MALACH:
         return
     given = {"objective": objective != CLOSEST, "window": window is not None, "feedback": feedback is not None}

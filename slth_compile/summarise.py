@@ -20,7 +20,7 @@ from slth_compile.graph.graph import Graph, target_digest
 from slth_compile.graph.nodes import Convolution, Weighted
 from slth_compile.plan.plan import LayerSize, Plan
 from slth_compile.report.summary import AttackRow, CertificateRow, Evaluation, LayerRow, Measured, Summary
-from slth_compile.source.layout import Gadget, LayerLayout, added
+from slth_compile.source.layout import BURKHOLZ, Gadget, LayerLayout, added
 from slth_compile.source.network import kernel_shape
 from slth_compile.ticket.format import mask_sizes
 from slth_compile.ticket.masks import SubsetMask
@@ -95,6 +95,8 @@ def summarise(
         objective=plan.layout.objective,
         construction=plan.layout.construction,
         source=str(ticket.source),
+        depth=plan.layout.depth,
+        copies=tuple(layer.copies for layer in plan.layout.layers) if plan.layout.construction == BURKHOLZ else (),
     )
 
 

@@ -117,7 +117,7 @@ def certified(graph: Graph, planned: Plan, ticket: Ticket, images: np.ndarray, l
     certificate = certify_domain(graph, errors, domain, 0)
     seconds, largest = {}, (largest_output(graph, domain),)
     measured = Measured(seconds=seconds, attacks=(None,), largest_outputs=largest, evaluation=None, platform="")
-    found = Compiled(graph, graph, planned, ticket, layers, errors, (domain,), (certificate,), measured)
+    found = Compiled(graph, graph, planned, ticket, layers, graph, errors, (domain,), (certificate,), measured)
     pruned = found.compact_network()
     evaluation = quality(graph, (images, labels), found, jax.jit(lambda x: pruned(x)), batch=100)
     measured = dataclasses.replace(measured, evaluation=evaluation, platform=platform_text())

@@ -14,10 +14,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from slth_compile.certificate.copies import exact_pair, ticket_pair
 from slth_compile.certificate.difference import LayerErrors
-from slth_compile.certificate.fixed_point.layers import exact_layers, exact_ticket
+from slth_compile.certificate.fixed_point.layers import exact_layers
 from slth_compile.certificate.fixed_point.points import Exact
-from slth_compile.certificate.weight_errors import weight_errors
 from slth_compile.domain import Domain
 from slth_compile.errors import InputError, UnsupportedModelError
 from slth_compile.graph import nodes as n
@@ -115,7 +115,7 @@ def pair_with_ticket(f: Graph, folded: Graph, ticket: Ticket, layers: tuple[Effe
     Raises:
         UnsupportedModelError: They are not of one graph; names the first node that differs.
     """
-    exact = Exact(exact_layers(f), exact_ticket(folded, ticket, layers))
+    exact = exact_pair(f, folded, ticket, layers)
     f = fold(f)
     moved = _require_one_structure(f, folded)
     if moved:
@@ -123,8 +123,7 @@ def pair_with_ticket(f: Graph, folded: Graph, ticket: Ticket, layers: tuple[Effe
             f"the networks differ at {_place(f, moved[0])}: an affine map with other constants in the first than in "
             "the ticket's target; expected the same"
         )
-    f = _with_biases(f, folded)
-    errors = weight_errors(f, ticket, layers)
+    f, errors = ticket_pair(_with_biases(f, folded), ticket, layers)
     for i, layer in zip(f.layers, layers, strict=True):
         node = f.nodes[i]
         assert isinstance(node, n.Weighted)

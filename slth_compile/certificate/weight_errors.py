@@ -14,17 +14,19 @@ from slth_compile.ticket.ticket import EffectiveLayer, Ticket
 
 
 def weight_errors(graph: Graph, ticket: Ticket, layers: tuple[EffectiveLayer, ...]) -> dict[int, LayerErrors]:
-    """The errors of a ticket's weights, enclosed in float64, by node position.
+    """The errors of a ticket of two random layers for each, by node position; of any ticket, see `certificate.copies`.
 
     Args:
         graph: The folded target.
         ticket: For the gains.
         layers: The ticket's exact sums.
     """
-    return {
-        position: _layer_errors(graph, position, layer, layout.kernel, layout.bias)
-        for position, layer, layout in zip(graph.layers, layers, ticket.layout.layers, strict=True)
-    }
+    found = {}
+    for position, layer, layout in zip(graph.layers, layers, ticket.layout.layers, strict=True):
+        node = graph.nodes[position]
+        assert isinstance(node, Weighted)
+        found[position] = layer_errors(node, layer, layout.kernel, layout.bias)
+    return found
 
 
 def largest_error(errors: LayerErrors) -> float:
@@ -33,11 +35,15 @@ def largest_error(errors: LayerErrors) -> float:
     return max(float(np.max(np.abs(c) + r)) * (1 + 2.0**-52) for c, r in pairs if c is not None and r is not None)
 
 
-def _layer_errors(
-    graph: Graph, position: int, layer: EffectiveLayer, gadget: Gadget, bias: Gadget | None
-) -> LayerErrors:
-    node = graph.nodes[position]
-    assert isinstance(node, Weighted)
+def layer_errors(node: Weighted, layer: EffectiveLayer, gadget: Gadget, bias: Gadget | None) -> LayerErrors:
+    """The errors of one layer's weights, enclosed in float64.
+
+    Args:
+        node: The folded target's layer, every output channel as often as it is built.
+        layer: The ticket's exact sums.
+        gadget: Of the kernel, for its gain.
+        bias: Of the bias; None where there is none.
+    """
 
     def kernel(sums: np.ndarray | None) -> tuple[np.ndarray | None, np.ndarray | None]:
         if sums is None:

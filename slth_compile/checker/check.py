@@ -12,6 +12,7 @@ import numpy as np
 
 from slth_compile.checker import files
 from slth_compile.checker.certificate import check_claim, parse_claims
+from slth_compile.checker.copies import widen
 from slth_compile.checker.domain import Domain, load_domains
 from slth_compile.checker.fold import Folded, fold
 from slth_compile.checker.found import FoundVerdict, is_found, verify_found
@@ -28,6 +29,7 @@ from slth_compile.errors import VerificationError
 _CONSTRUCTIONS = {
     "pensia": "every kernel has one tap",
     "malach": "no weight keeps more than one product",
+    "burkholz": "layers read as many copies of channels as there are",
 }
 
 _UNFORESEEN = (
@@ -104,9 +106,12 @@ def _verify(
     else:
         passed.append(("delta", f"the layers' failure figures add up to at most delta {manifest.delta!r}"))
     _check_layers(manifest, folded, domains)
+    widened = widen(folded, manifest.layers) if manifest.construction == "burkholz" else folded
     passed.append(("sign", "one-signed layers read non-negative inputs by structure"))
     source = _source(directory, manifest)
     exact = any(claim.method == "exact" for claim in claims)
+    if exact and manifest.construction == "burkholz":
+        raise VerificationError("bound", "a bound of copies has the method 'exact', expected intervals")
     layers, counts = _layers(directory, manifest, folded, source, exact)
     if manifest.construction != "da-cunha":
         passed.append(("construction", f"of {manifest.construction}: {_CONSTRUCTIONS[manifest.construction]}"))
@@ -115,7 +120,7 @@ def _verify(
     passed.append(("weights", f"{counts.weights} weights recomputed in integers"))
     passed.append(("tolerance", "every weight is within its layer's tolerance"))
     certificates = tuple(
-        check_claim(claim, i, folded, layers, domain, quick=quick)
+        check_claim(claim, i, widened, layers, domain, quick=quick)
         for i, (claim, domain) in enumerate(zip(claims, domains, strict=True))
     )
     recomputed = sum(entry.recomputed is not None for entry in certificates)

@@ -37,11 +37,17 @@ class Gadget:
 
 @dataclasses.dataclass(frozen=True)
 class LayerPlan:
-    """A layer's gadgets; `bias` is None where the layer has none."""
+    """A layer's gadgets; `bias` is None where the layer has none.
+
+    `copies` says how often every output channel is built; `direct` that the layer is one random layer, which reads the
+    `kernel.width` copies of its input channels.
+    """
 
     signed: bool
     kernel: Gadget
     bias: Gadget | None
+    copies: int = 1
+    direct: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +64,8 @@ class Manifest:
     """The manifest; `graph` is plain JSON still. `objective` says how the masks were chosen; nothing rests on it.
 
     `construction` is checked: of `malach` no weight keeps more than one candidate, of `pensia` no kernel is larger than
-    1x1. `seed` is None where the source was supplied, `delta` where no probability is stated.
+    1x1, and of `burkholz` layers read as many copies of channels as there are. `seed` is None where the source was
+    supplied, `delta` where no probability is stated.
     """
 
     version: int
@@ -99,6 +106,9 @@ def parse_manifest(raw: bytes) -> Manifest:
     if version == 3 and standard:
         raise VerificationError("source", "the standard source is described; it belongs to version 2")
     layers = sequence(plain["layers"], "'layers'")
+    built = version == 4 and plain["construction"] == "burkholz"
+    if built and supplied:
+        raise VerificationError("source", "the source was supplied; expected a generated one with burkholz")
     domains = sequence(plain["domains"], "'domains'")
     names = tuple(text(v, "an output's name") for v in sequence(plain["output_names"], "'output_names'"))
     files = record(plain["files"], (*COVERED, SOURCE) if supplied else COVERED, "'files'")
@@ -116,7 +126,7 @@ def parse_manifest(raw: bytes) -> Manifest:
         graph=plain["graph"],
         output_names=names,
         target_digest=hexadecimal(plain["target_digest"], "'target_digest'"),
-        layers=tuple(_layer(entry, f"layer {i}") for i, entry in enumerate(layers)),
+        layers=tuple(_layer(entry, f"layer {i}", built) for i, entry in enumerate(layers)),
         domains=tuple(_domain(entry, f"domain {i}") for i, entry in enumerate(domains)),
         files={name: hexadecimal(value, f"the digest of '{name}'") for name, value in files.items()},
     )
@@ -144,16 +154,25 @@ def _objective(value: Any) -> str:
 
 
 def _construction(value: Any) -> str:
-    if value not in ("pensia", "malach"):
-        raise VerificationError("construction", f"the construction is {ascii(value)[:60]}, expected pensia or malach")
+    if value not in ("pensia", "malach", "burkholz"):
+        found = f"the construction is {ascii(value)[:60]}, expected pensia, malach or burkholz"
+        raise VerificationError("construction", found)
     return value
 
 
-def _layer(entry: Any, what: str) -> LayerPlan:
-    entry = record(entry, ("signed", "kernel", "bias"), what)
+def _layer(entry: Any, what: str, built: bool) -> LayerPlan:
+    entry = record(entry, ("signed", "kernel", "bias", *(("copies", "direct") if built else ())), what)
+    copies, direct = 1, False
+    if built:
+        copies = integer(entry["copies"], f"'copies' of {what}", 1, (1 << 15) - 1, "construction")
+        direct = flag(entry["direct"], f"'direct' of {what}")
     bias = None if entry["bias"] is None else _gadget(entry["bias"], f"the bias of {what}")
     return LayerPlan(
-        flag(entry["signed"], f"'signed' of {what}"), _gadget(entry["kernel"], f"the kernel of {what}"), bias
+        flag(entry["signed"], f"'signed' of {what}"),
+        _gadget(entry["kernel"], f"the kernel of {what}"),
+        bias,
+        copies,
+        direct,
     )
 
 

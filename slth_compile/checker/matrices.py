@@ -90,17 +90,37 @@ def enclose(
     """
     target = folded_weight(layer.canonical(layer.kernel), spread_scale(layer))
     errors = [None if error is None else _matrix(*to_centre(error), layer.groups) for error in (positive, negative)]
-    bias = None if layer.bias is None else (layer.bias.high, up(np.abs(layer.bias.low) + layer.bias.radius))
     assert errors[0] is not None
     return PairLayer(
         layer=layer,
         target=_matrix(*target, layer.groups),
         error_positive=errors[0],
         error_negative=errors[1],
-        bias=bias,
+        bias=_bias(layer),
         bias_error=None if bias_error is None else to_centre(bias_error),
         effective=effective,
     )
+
+
+def enclose_split(
+    layer: Layer, target: Interval, error: Interval, bias_error: Interval | None, *, signed: bool
+) -> PairLayer:
+    """A layer on copies of its channels: the target's weights split over them, and the ticket's errors.
+
+    Args:
+        layer: The folded target's layer, every output channel as often as it is built.
+        target: Weights, canonical shape `(P, C N, S/groups)`.
+        error: E, likewise, the same for inputs of either sign.
+        bias_error: e_b, shape `(S,)`; None where the layer has no bias.
+        signed: Whether an input may be negative.
+    """
+    groups, taps = layer.groups, target.lower.shape[0]
+    split, errors = (_matrix(*to_centre(part), groups) for part in (target, error))
+    fan_in, outputs = target.lower.shape[1] // groups, target.lower.shape[2]
+    centre = split.centre.reshape(groups, taps, fan_in, outputs).transpose(1, 2, 0, 3)
+    wide = dataclasses.replace(layer, kernel=centre.reshape(taps, fan_in, groups * outputs), scale=None)
+    bias_pair = _bias(layer), None if bias_error is None else to_centre(bias_error)
+    return PairLayer(wide, split, errors, errors if signed else None, *bias_pair)
 
 
 def spread_scale(layer: Layer) -> Triple | None:
@@ -108,6 +128,10 @@ def spread_scale(layer: Layer) -> Triple | None:
     if layer.scale is None:
         return None
     return Triple(*(layer.canonical(np.broadcast_to(part, layer.kernel.shape)) for part in layer.scale))
+
+
+def _bias(layer: Layer) -> Ball | None:
+    return None if layer.bias is None else (layer.bias.high, up(np.abs(layer.bias.low) + layer.bias.radius))
 
 
 def grouped(array: np.ndarray, groups: int) -> np.ndarray:

@@ -100,6 +100,23 @@ def effective_integers(part: Part, mask: Mask) -> np.ndarray:
     return found
 
 
+def kept_entries(part: Part, mask: Mask) -> np.ndarray:
+    """The kept entries of V, zero elsewhere: int64 `(N, P, C, S/groups)`, units of 2^(gain - 23).
+
+    Raises:
+        VerificationError: A subset names a candidate that the source does not have.
+    """
+    subsets = mask.subsets.reshape(part.shape)
+    found = np.zeros((part.width, *part.shape), np.int64)
+    for where, places, copies, _ in _chosen(part, mask.windows.reshape(part.shape), subsets != 0):
+        chosen = subsets[where]
+        for i in range(part.window):
+            kept = np.flatnonzero((chosen >> np.uint64(i)) & np.uint64(1))
+            at, own = tuple(index[kept] for index in where), copies[places[kept] + i]
+            found[(own, *at)] = _entries(part, at, own)
+    return found
+
+
 def _chosen(
     part: Part, windows: np.ndarray, chosen: np.ndarray
 ) -> Iterator[tuple[Where, np.ndarray, np.ndarray, np.ndarray]]:

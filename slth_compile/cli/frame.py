@@ -65,8 +65,8 @@ Objective = Annotated[
 Construction = Annotated[
     str,
     typer.Option(
-        help="Whose proof the network is built by: da-cunha|pensia|malach.",
-        autocompletion=lambda: ["da-cunha", "pensia", "malach"],
+        help="Whose proof the network is built by: da-cunha|pensia|malach|burkholz.",
+        autocompletion=lambda: ["da-cunha", "pensia", "malach", "burkholz"],
     ),
 ]
 Effort = Annotated[

@@ -6,6 +6,7 @@ is from those that the theorems speak about.
     Malach et al. (2020), dense:        relu, no bias, ||W||_2 <= 1 and max |w| <= 1/sqrt(n_in) a layer, ||x||_2 <= 1
     Pensia et al. (2020), dense:        relu, no bias, ||W||_2 <= 1 a layer, ||x||_2 <= 1
     da Cunha et al. (2022), CNNs:       relu, no bias, stride 1, ||K||_1 <= 1 a layer, x in [0, 1]
+    Burkholz (2022), CNNs:              relu, leaky relu, tanh or sigmoid, residuals; weights and biases in [-1, 1]
 """
 
 from __future__ import annotations
@@ -16,11 +17,28 @@ import numpy as np
 
 from slth_compile.domain import Domain
 from slth_compile.graph.graph import Graph
-from slth_compile.graph.nodes import Convolution, Dense, Input, Relu, Reshape, Transpose, Weighted
-from slth_compile.source.layout import DA_CUNHA, MALACH, PENSIA
+from slth_compile.graph.nodes import (
+    Add,
+    Convolution,
+    Dense,
+    Input,
+    LeakyRelu,
+    Relu,
+    Reshape,
+    Sigmoid,
+    Tanh,
+    Transpose,
+    Weighted,
+)
+from slth_compile.source.layout import BURKHOLZ, DA_CUNHA, MALACH, PENSIA
 from slth_compile.source.network import kernel_shape
 
-AUTHORS = {MALACH: "Malach et al. (2020)", PENSIA: "Pensia et al. (2020)", DA_CUNHA: "da Cunha et al. (2022)"}
+AUTHORS = {
+    MALACH: "Malach et al. (2020)",
+    PENSIA: "Pensia et al. (2020)",
+    DA_CUNHA: "da Cunha et al. (2022)",
+    BURKHOLZ: "Burkholz (2022)",
+}
 _ITERATIONS = 30
 _ABOVE = 1 + 1e-6
 
@@ -48,9 +66,13 @@ def violated(graph: Graph, domains: Sequence[Domain], construction: str) -> tupl
 
 
 def _structure(graph: Graph, layers: Layers, construction: str) -> Iterator[str]:
-    others = {type(node).__name__.lower() for node in graph.nodes} - _KNOWN
+    more = _BURKHOLZ if construction == BURKHOLZ else set()
+    others = {type(node).__name__.lower() for node in graph.nodes} - _KNOWN - more
+    wanted = ", ".join(["layers and relu", *sorted(more)])
     if others:
-        yield f"no operations but layers and relu; found {', '.join(sorted(others))}"
+        yield f"no operations but {wanted}; found {', '.join(sorted(others))}"
+    if construction == BURKHOLZ:
+        return
     yield from _counted("no biases", layers, lambda node: node.bias is not None and bool(np.any(node.bias)))
     if construction == MALACH:
         yield from _counted("dense layers only", layers, lambda node: not isinstance(node, Dense))
@@ -63,6 +85,11 @@ def _norms(layers: Layers, construction: str) -> Iterator[str]:
     if construction == DA_CUNHA:
         yield from _largest("||K||_1 <= 1", layers, lambda node: float(np.abs(node.kernel).sum(dtype=np.float64)))
         return
+    if construction == BURKHOLZ:
+        yield from _largest("max |w| <= 1", layers, lambda node: float(np.abs(node.kernel).max()))
+        biased = [(name, node) for name, node in layers if node.bias is not None]
+        yield from _largest("max |b| <= 1", biased, lambda node: float(np.abs(node.bias).max()))  # type: ignore[arg-type]
+        return
     yield from _largest("||W||_2 <= 1", layers, _spectral)
     if construction == MALACH:
         yield from _largest(
@@ -71,6 +98,8 @@ def _norms(layers: Layers, construction: str) -> Iterator[str]:
 
 
 def _inputs(domains: Sequence[Domain], construction: str) -> Iterator[str]:
+    if construction == BURKHOLZ:
+        return
     for domain in domains:
         # Of a region the corner furthest from zero, or its bounds.
         lower, upper = domain.regions()
@@ -116,3 +145,4 @@ def _spectral(node: Weighted) -> float:
 
 
 _KNOWN = {kind.__name__.lower() for kind in (Input, Dense, Convolution, Relu, Reshape, Transpose)}
+_BURKHOLZ = {kind.__name__.lower() for kind in (Add, LeakyRelu, Sigmoid, Tanh)}

@@ -98,13 +98,19 @@ def families(source: Source, layer: int, node: Weighted, layout: LayerLayout) ->
     found = [_family(layer, POSITIVE, layout.kernel, weights, error, own, +1, v)]
     if layout.signed:
         found.append(_family(layer, NEGATIVE, layout.kernel, weights, error, own, -1, v))
-    if layout.bias is not None:
-        assert node.bias is not None
-        bias = node.bias.reshape(1, 1, -1)
-        error = np.zeros_like(bias) if node.bias_error is None else node.bias_error.reshape(1, 1, -1)
-        own = bias_entries(source, layer, layout.bias.width)
-        found.append(_family(layer, BIAS, layout.bias, bias, error, own, +1, source.tensor(layer, TENSOR_BIAS_V)))
-    return tuple(found)
+    return (*found, *bias_family(source, layer, node, layout))
+
+
+def bias_family(source: Source, layer: int, node: Weighted, layout: LayerLayout) -> tuple[Family, ...]:
+    """The problems of a layer's bias, none where it has no bias; arguments as for `families`."""
+    if layout.bias is None:
+        return ()
+    assert node.bias is not None
+    bias = node.bias.reshape(1, 1, -1)
+    error = np.zeros_like(bias) if node.bias_error is None else node.bias_error.reshape(1, 1, -1)
+    own = bias_entries(source, layer, layout.bias.width)
+    v = source.tensor(layer, TENSOR_BIAS_V)
+    return (_family(layer, BIAS, layout.bias, bias, error, own, +1, v),)
 
 
 def _family(

@@ -16,13 +16,15 @@ from slth_compile.errors import UnreachableError
 from slth_compile.graph.check import nonnegative_nodes
 from slth_compile.graph.graph import Graph
 from slth_compile.graph.nodes import Weighted
-from slth_compile.plan.budget import AUTO, allocate
+from slth_compile.plan.budget import AUTO, TYPICAL, allocate
+from slth_compile.plan.copies import Built, plan_copies
 from slth_compile.plan.objective import plan_fewest_bits, plan_pinned, plan_sparsest
 from slth_compile.plan.one_product import plan_one_product, predicted_bits
 from slth_compile.plan.typical import widening
 from slth_compile.plan.width import Problems, plan_gadget
 from slth_compile.source.law import STANDARD, SourceLaw
 from slth_compile.source.layout import (
+    BURKHOLZ,
     CLOSEST,
     DA_CUNHA,
     FEWEST_BITS,
@@ -76,7 +78,8 @@ class LayerSize:
         parameters_v: Random parameters of `V` and the bias gadget.
         parameters_u: Random parameters of `U`, as a full (grouped) matrix; never stored.
         mask_bits: Estimate of the coded masks' size.
-        problems: Subset-sum problems to solve: a weight of a signed layer has two, a bias entry one.
+        problems: Subset-sum problems to solve: a weight of a signed layer of two random ones has two, any other weight
+            and a bias entry one; as many times as the layer is built.
     """
 
     name: str
@@ -148,18 +151,26 @@ def plan(
         refuse_kernels(graph)
     positive = nonnegative_nodes(graph, all(domain.is_nonnegative() for domain in domains))
     signed = {i: not positive[graph.nodes[i].inputs[0]] for i in graph.layers}
-    total = sum(_problems(graph, i, signed[i]) for i in graph.layers)
-    wider = widening(delta / total) if objective == CLOSEST and construction != MALACH else 1.0
+    # Of copies nothing is promised; at points their tolerances are those of typical errors.
+    promise = TYPICAL if construction == BURKHOLZ else promise
+    total = sum(_problems(graph, i, signed[i], Built()) for i in graph.layers)
+    wider = widening(delta / total) if objective == CLOSEST and construction not in (MALACH, BURKHOLZ) else 1.0
     budget = allocate(graph, eps, domains, signed, promise, wider)
 
     gadgets = _Gadgets(objective, window, construction)
 
-    def layers(stated: bool) -> tuple[LayerLayout, ...]:
+    def built_as(stated: bool, built: Sequence[Built]) -> tuple[LayerLayout, ...]:
+        total = sum(_problems(graph, i, signed[i], how) for i, how in zip(graph.layers, built, strict=True))
         share = functools.partial(_Share, failure=delta / total, law=law or STANDARD, stated=stated)
         return tuple(
-            _plan_layer(graph, index, i, signed[i], share(budget.tolerances[i]), gadgets)
-            for index, i in enumerate(graph.layers)
+            _plan_layer(graph, index, i, signed[i], how, share(_nearer(budget.tolerances[i], how)), gadgets)
+            for index, (i, how) in enumerate(zip(graph.layers, built, strict=True))
         )
+
+    def layers(stated: bool) -> tuple[LayerLayout, ...]:
+        if construction == BURKHOLZ:
+            return plan_copies(graph, domains, objective, functools.partial(built_as, stated))
+        return built_as(stated, [Built()] * len(graph.layers))
 
     stated = law is not None
     try:
@@ -176,7 +187,7 @@ def plan(
         construction=construction,
         law=law,
     )
-    planned = predict(graph, layout, budget.bound, budget.promise)
+    planned = predict(graph, layout, budget.bound, TYPICAL if construction == BURKHOLZ else budget.promise)
     return dataclasses.replace(planned, violated=violated(graph, domains, construction))
 
 
@@ -187,13 +198,15 @@ def predict(graph: Graph, layout: Layout, bound: float, promise: str) -> Plan:
         node = graph.nodes[i]
         assert isinstance(node, Weighted)
         shape = kernel_shape(node)
-        outputs = 0 if layer.bias is None else shape.outputs
-        problems = shape.size * (1 + layer.signed)
+        outputs = 0 if layer.bias is None else shape.outputs * layer.copies
+        problems = shape.size * layer.copies * (1 + (layer.signed and not layer.direct))
+        in_u = 0 if layer.direct else shape.parameters_u(layer.kernel.width)
         size = LayerSize(
             name=node.name or f"layer {len(sizes)}",
-            weights=shape.size + outputs,
-            parameters_v=shape.parameters_v(layer.kernel.width) + outputs * (layer.bias.width if layer.bias else 0),
-            parameters_u=shape.parameters_u(layer.kernel.width) + (layer.bias.width if layer.bias else 0),
+            weights=shape.size + outputs // layer.copies,
+            parameters_v=shape.parameters_v(layer.kernel.width) * layer.copies
+            + outputs * (layer.bias.width if layer.bias else 0),
+            parameters_u=in_u + (layer.bias.width if layer.bias else 0),
             problems=problems + outputs,
             mask_bits=round(problems * _bits(layer.kernel, layout) + outputs * _bits(layer.bias, layout)),
         )
@@ -256,9 +269,13 @@ class _Share:
     law: SourceLaw
     stated: bool
 
-    def problems(self, name: str, magnitudes: np.ndarray, error: float, signs: int, which: int) -> Problems:
-        allowed = self.failure * max(1, magnitudes.size * signs)
-        return Problems(name, magnitudes, error, signs, self.tolerances[which], allowed, self.law, self.stated)
+    def problems(
+        self, name: str, magnitudes: np.ndarray, error: float, times: int, which: int, direct: bool = False
+    ) -> Problems:
+        allowed = self.failure * max(1, magnitudes.size * times)
+        law = dataclasses.replace(self.law, signs=True) if direct else self.law
+        found = Problems(name, magnitudes, error, times, self.tolerances[which], allowed, law, self.stated)
+        return dataclasses.replace(found, usable=1.0) if direct else found
 
 
 def _plan_layer(
@@ -266,31 +283,36 @@ def _plan_layer(
     index: int,
     position: int,
     signed: bool,
+    built: Built,
     share: _Share,
     gadgets: _Gadgets,
 ) -> LayerLayout:
     node = graph.nodes[position]
     assert isinstance(node, Weighted)
     name = f"layer '{node.name or index}'"
-    signs = 2 if signed else 1
+    times = built.copies * (2 if signed and not built.direct else 1)
     magnitudes = np.abs(node.kernel[node.kernel != 0])
     error = node.kernel_error * float(magnitudes.max(initial=0.0))
-    kernel = gadgets.plan(share.problems(f"{name} kernel", magnitudes, error, signs, which=0))
+    kernel = gadgets.plan(share.problems(f"{name} kernel", magnitudes, error, times, 0, built.direct))
     bias = None
     if node.bias is not None:
         magnitudes = np.abs(node.bias[node.bias != 0])
         error = 0.0 if node.bias_error is None else float(node.bias_error.max())
-        problems = share.problems(f"{name} bias", magnitudes, error, 1, which=1)
+        problems = share.problems(f"{name} bias", magnitudes, error, built.copies, 1)
         bias = gadgets.plan_few(problems, kernel.window)
-    return LayerLayout(signed=signed, kernel=kernel, bias=bias)
+    return LayerLayout(signed=signed, kernel=kernel, bias=bias, copies=built.copies, direct=built.direct)
 
 
-def _problems(graph: Graph, position: int, signed: bool) -> int:
-    """How many shares of delta a layer takes: its nonzero weights, at least one for each gadget."""
+def _problems(graph: Graph, position: int, signed: bool, built: Built) -> int:
+    """How many shares of delta a layer takes: its nonzero weights, at least one a gadget, each time it is built."""
     node = graph.nodes[position]
     assert isinstance(node, Weighted)
-    kernel = max(1, int(np.count_nonzero(node.kernel)) * (1 + signed))
-    return kernel + (0 if node.bias is None else max(1, int(np.count_nonzero(node.bias))))
+    kernel = max(1, int(np.count_nonzero(node.kernel)) * (1 + (signed and not built.direct)))
+    return built.copies * (kernel + (0 if node.bias is None else max(1, int(np.count_nonzero(node.bias)))))
+
+
+def _nearer(tolerances: tuple[float, float], built: Built) -> tuple[float, float]:
+    return tolerances[0] / built.nearer, tolerances[1] / built.nearer
 
 
 def _bits(gadget: Gadget | None, layout: Layout) -> float:

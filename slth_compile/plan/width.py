@@ -86,11 +86,12 @@ class Problems:
         name: For messages.
         magnitudes: |weights| of the family, nonzero ones, `(count,)`.
         error: Largest absolute folding error among them.
-        signs: Input signs to serve: 2 for a signed kernel, else 1.
+        signs: How often each weight is to be met: for every input sign, and every copy of its output channel.
         tolerance: Largest allowed |effective weight - weight|.
         failure: Largest allowed P(some weight fails).
         law: Of the source.
         stated: Whether the plan's probability is to be a bound; else it is an estimate, and is not stated.
+        usable: Share of the copies that are candidates; None for those that a sign can use by the law.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Problems:
     failure: float
     law: SourceLaw = STANDARD
     stated: bool = True
+    usable: float | None = None
 
     def is_below_grid(self, gain: int) -> bool:
         """Whether the tolerance is finer than what 24 bits are used for."""
@@ -209,7 +211,7 @@ def least_width(
     if cap < 1 or 2.0 ** (-column / 2) > tolerance or np.any(q >= 1):
         return None
 
-    share = usable_share(problems.law)
+    share = usable_share(problems.law) if problems.usable is None else problems.usable
 
     def failure(width: int) -> float:
         usable = _usable(width, window, share)

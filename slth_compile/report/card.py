@@ -31,7 +31,7 @@ def render_card(summary: Summary) -> str:
             ticket_id=summary.ticket_id,
             weights=numbers.count(summary.weights),
             layers=numbers.count(len(summary.layers)),
-            depth=numbers.count(2 * len(summary.layers)),
+            depth=numbers.count(summary.depth),
             seed=summary.seed,
             source=summary.source,
             statements=[

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from slth_compile.report import numbers
+from slth_compile.report import numbers, statements
 from slth_compile.report.summary import LayerRow, Summary
 from slth_compile.report.table import Cell, Table, facts, rounded_up
 
 
 def compiled(summary: Summary) -> Table:
     """What was compiled: the target, the random network and the ticket."""
-    depth = 2 * len(summary.layers)
+    depth = summary.depth
     random_weights = summary.parameters_v + summary.parameters_u
     raw, coded, quantiser = (numbers.per(bits, summary.weights) for bits in _bits(summary.layers))
     rows = (
         ("Target", f"{numbers.count(summary.weights)} weights in {numbers.count(len(summary.layers))} layers"),
         ("Random network", f"{numbers.count(random_weights)} random weights in {numbers.count(depth)} layers"),
-        ("Construction", summary.construction),
+        ("Construction", statements.construction(summary)),
         ("Subset of a weight within its tolerance", summary.objective),
         ("Kept in V", f"{numbers.count(summary.kept)} of {numbers.count(summary.parameters_v)}"),
         ("Kept for each target weight", numbers.per(summary.kept, summary.weights)),

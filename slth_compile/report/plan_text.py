@@ -9,6 +9,7 @@ from slth_compile.constructions.assumptions import AUTHORS
 from slth_compile.plan.budget import ALL
 from slth_compile.plan.plan import Plan
 from slth_compile.report.statements import not_stated_because
+from slth_compile.source.layout import layers_json
 
 
 def plan_text(plan: Plan) -> str:
@@ -30,9 +31,13 @@ def plan_text(plan: Plan) -> str:
     missed = not_stated_because(supplied=layout.law is None)
     if layout.failure is not None and layout.delta is not None:
         missed = f"{layout.failure:.2e}   (delta {layout.delta:g}, over seeds)"
+    built = ""
+    if any(layer.direct for layer in layout.layers):
+        copies = ", ".join(str(layer.copies) for layer in layout.layers)
+        built = f", {layout.depth} random layers; channels built {copies} times"
     lines += [
         "",
-        f"construction       {layout.construction}",
+        f"construction       {layout.construction}" + built,
         f"objective          {layout.objective}",
         f"{'promised' if plan.promise == ALL else 'expected'} bound     {plan.bound:.4e}   (eps {layout.eps:g}"
         f"{'' if plan.promise == ALL else '; for typical errors, nothing is promised'})",
@@ -51,4 +56,6 @@ def plan_text(plan: Plan) -> str:
 
 def plan_json(plan: Plan) -> dict[str, Any]:
     """The plan as plain data."""
-    return dataclasses.asdict(plan) | {"failure": plan.layout.failure}
+    plain = dataclasses.asdict(plan)
+    plain["layout"]["layers"] = layers_json(plan.layout)
+    return plain | {"failure": plan.layout.failure}

@@ -56,6 +56,8 @@ def summary_json(summary: Summary) -> dict[str, Any]:
         "certified": certified,
         "size": {
             "weights": summary.weights,
+            "depth": summary.depth,
+            "copies": list(summary.copies),
             "parameters_v": summary.parameters_v,
             "parameters_u": summary.parameters_u,
             "kept": summary.kept,

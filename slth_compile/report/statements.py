@@ -46,6 +46,14 @@ def statement(row: CertificateRow, eps: float) -> str:
     return f"{subject}, every output of the pruned random network is within {bound} of the target ({asked})."
 
 
+def construction(summary: Summary) -> str:
+    """Whose proof the network is built by, and how often its channels are there."""
+    if not summary.copies:
+        return summary.construction
+    built = ", ".join(numbers.count(copies) for copies in summary.copies)
+    return f"{summary.construction}; channels of the layers built {built} times"
+
+
 def attack_evidence(row: CertificateRow) -> str:
     """How hard the attack tried, in words."""
     if row.attack is None:

@@ -165,6 +165,8 @@ class Summary:
         mask_bytes: Size of `masks.safetensors`.
         measured: What was measured.
         source: What the random weights come from, in words.
+        depth: Random layers in place of the target's.
+        copies: How often every layer is built; empty where each is built once.
     """
 
     ticket_id: str
@@ -184,6 +186,8 @@ class Summary:
     objective: str = "closest"
     construction: str = "da-cunha"
     source: str = ""
+    depth: int = 0
+    copies: tuple[int, ...] = ()
 
     @property
     def weights(self) -> int:

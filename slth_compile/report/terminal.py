@@ -30,6 +30,8 @@ def render_terminal(summary: Summary) -> str:
         f"P(a weight missed) {failure}; "
         f"C_V = {summary.constant_v:.1f}, C_U = {summary.constant_u:.1f}",
     ]
+    if summary.copies:
+        lines.append(f"built      {numbers.count(summary.depth)} random layers by {statements.construction(summary)}")
     for row in summary.certificates:
         seen = ""
         if row.attack is not None:

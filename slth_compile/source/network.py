@@ -69,6 +69,23 @@ def from_canonical(node: Weighted, canonical: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.moveaxis(split, 1, 2)).reshape(node.kernel.shape)
 
 
+def hidden_kernel(node: Weighted, v: np.ndarray) -> np.ndarray:
+    """`V (N, taps, C, S/groups)` as the kernel of a layer that reads hidden channels in the order (channel, copy).
+
+    Args:
+        node: The layer in place of which it stands.
+        v: Its tensor.
+
+    Returns:
+        `(taps..., N*C/groups, S)`.
+    """
+    shape, width = kernel_shape(node), v.shape[0]
+    fan_in = shape.inputs // shape.groups
+    split = v.reshape(width, shape.taps, shape.groups, fan_in, shape.outputs // shape.groups)
+    kernel = np.transpose(split, (1, 3, 0, 2, 4)).reshape(shape.taps, fan_in * width, shape.outputs)
+    return kernel.reshape(*node.kernel.shape[:-2], fan_in * width, shape.outputs)
+
+
 def own_entries(source: Source, layer: int, shape: KernelShape, width: int) -> np.ndarray:
     """The entry of `U` that hidden channel (j, t) may keep, int64 `(width, C)`, in units of 2^-23."""
     tensor = source.tensor(layer, TENSOR_U)

@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from slth_compile.constructions.da_cunha import Family, families
+from slth_compile.constructions.burkholz import families
+from slth_compile.constructions.da_cunha import Family
 from slth_compile.errors import UnreachableError
 from slth_compile.graph.graph import Graph
 from slth_compile.graph.nodes import Weighted

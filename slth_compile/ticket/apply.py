@@ -11,14 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from slth_compile.constructions.da_cunha import BIAS, NEGATIVE, POSITIVE, Family, families
+from slth_compile.constructions.burkholz import families
+from slth_compile.constructions.copies import repeated
+from slth_compile.constructions.da_cunha import BIAS, NEGATIVE, POSITIVE, Family
 from slth_compile.graph.evaluate import LayerWeights
 from slth_compile.graph.graph import Graph
 from slth_compile.graph.nodes import Weighted
 from slth_compile.source.dyadic import ENTRY_BITS, split
 from slth_compile.source.layout import LayerLayout
-from slth_compile.source.network import from_canonical
-from slth_compile.source.tensor import Tensor, entries_at
+from slth_compile.source.network import from_canonical, hidden_kernel
+from slth_compile.source.tensor import Tensor, entries_at, read_entries
 from slth_compile.ticket.masks import SubsetMask
 from slth_compile.ticket.ticket import EffectiveLayer, Ticket
 
@@ -82,13 +84,29 @@ def effective_layer(problems: Sequence[Family], masks: Mapping[str, SubsetMask])
 
 
 def effective_weights(graph: Graph, ticket: Ticket, layers: tuple[EffectiveLayer, ...]) -> dict[int, LayerWeights]:
-    """The ticket's weights as `graph.evaluate` takes them, float64 (each the nearest to the exact dyadic)."""
+    """The ticket's weights as `graph.evaluate` takes them, float64 (each the nearest to the exact dyadic).
+
+    A direct layer has all that its mask keeps, exactly; its weights, and those of a layer that is built several times,
+    are for a graph that has every channel as often as the ticket (`constructions.copies`).
+    """
     weights = {}
-    for position, layer, layout in zip(graph.layers, layers, ticket.layout.layers, strict=True):
+    for index, (position, layer, layout) in enumerate(zip(graph.layers, layers, ticket.layout.layers, strict=True)):
         node = graph.nodes[position]
         assert isinstance(node, Weighted)
-        weights[position] = layer_weights(node, layer, layout)
+        found = layer_weights(repeated(node, layout.copies), layer, layout)
+        if layout.direct:
+            kernel = direct_kernel(ticket, index, node)
+            found = found._replace(positive=kernel, clip=False)
+        weights[position] = found
     return weights
+
+
+def direct_kernel(ticket: Ticket, index: int, node: Weighted) -> np.ndarray:
+    """What is left of a direct layer: float64 `(taps..., N*C/groups, r*S)`, every nonzero entry one of the source."""
+    layout = ticket.layout.layers[index]
+    family = families(ticket.source, index, node, layout)[0]
+    kept = kept_entries(family, ticket.masks[index][POSITIVE]).astype(np.float64)
+    return hidden_kernel(repeated(node, layout.copies), kept)
 
 
 def layer_weights(node: Weighted, layer: EffectiveLayer, layout: LayerLayout) -> LayerWeights:
@@ -100,6 +118,19 @@ def layer_weights(node: Weighted, layer: EffectiveLayer, layout: LayerLayout) ->
         bias=None if layer.bias is None or layout.bias is None else _value(layer.bias, layout.bias.gain).reshape(-1),
         clip=not layout.signed,
     )
+
+
+def kept_entries(family: Family, mask: SubsetMask) -> np.ndarray:
+    """The kept entries of `V`, zero elsewhere: float32 `(width, *canonical shape)`, exact."""
+    gadget = family.gadget
+    found = np.zeros((gadget.width, family.weights.size), np.float32)
+    flat = np.flatnonzero(mask.subsets)
+    addresses, _ = family.candidates(flat, mask.windows.reshape(-1)[flat].astype(np.int64))
+    bit = np.arange(gadget.window, dtype=np.uint32)[:, None]
+    kept = (mask.subsets.reshape(-1)[flat] >> bit) & 1 == 1
+    drawn = read_entries(family.v, addresses[kept])
+    found.reshape(-1)[addresses[kept]] = drawn.astype(np.float32) * np.float32(2.0 ** (gadget.gain - ENTRY_BITS))
+    return found.reshape(gadget.width, *family.weights.shape)
 
 
 def _value(sums: np.ndarray, gain: int) -> np.ndarray:

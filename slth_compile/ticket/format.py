@@ -19,7 +19,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from slth_compile.constructions.da_cunha import Family, families
+from slth_compile.constructions.burkholz import families
+from slth_compile.constructions.da_cunha import Family
 from slth_compile.domain import Balls, Box, Domain, Points
 from slth_compile.errors import InputError, SlthError, VerificationError
 from slth_compile.graph.check import check
@@ -27,7 +28,17 @@ from slth_compile.graph.fold import fold
 from slth_compile.graph.graph import Graph, graph_from_json, graph_json, target_arrays, target_digest
 from slth_compile.graph.nodes import Weighted
 from slth_compile.source.law import FEWEST_BITS, MOST_BITS, STANDARD, SourceLaw
-from slth_compile.source.layout import CONSTRUCTIONS, DA_CUNHA, MAXIMUM_WIDTH, OBJECTIVES, Gadget, LayerLayout, Layout
+from slth_compile.source.layout import (
+    BURKHOLZ,
+    CONSTRUCTIONS,
+    DA_CUNHA,
+    MAXIMUM_WIDTH,
+    OBJECTIVES,
+    Gadget,
+    LayerLayout,
+    Layout,
+    layers_json,
+)
 from slth_compile.source.source import Generated, Source, Supplied
 from slth_compile.source.supplied import numbers, refuse_unfitting, supplied
 from slth_compile.source.threefry import GENERATOR
@@ -37,7 +48,7 @@ from slth_compile.ticket.ticket import Ticket
 
 FORMAT, VERSION, SOURCE_VERSION, CONSTRUCTION_VERSION = "slth-ticket", 2, 3, 4
 """A ticket of the standard source is of version 2; version 3 adds what another source is, version 4 whose construction
-it is."""
+it is, and of burkholz how each layer is built."""
 
 MANIFEST, SUMS = "manifest.json", "SHA256SUMS"
 MASKS, TARGET, DOMAIN, CERTIFICATE = "masks.safetensors", "target.safetensors", "domain.safetensors", "certificate.json"
@@ -109,7 +120,7 @@ def stated_files(
         "graph": graph_json(graph),
         "output_names": list(graph.output_names),
         "target_digest": target_digest(graph),
-        "layers": [dataclasses.asdict(layer) for layer in ticket.layout.layers],
+        "layers": layers_json(ticket.layout),
         "domains": [
             {"kind": domain.kind, "digest": domain_digest(domain), "stored": _is_stored(domain)} for domain in domains
         ],
@@ -184,7 +195,8 @@ def read(directory: pathlib.Path) -> Record:
         _refuse_unknown(manifest)
         _refuse_unstated(content, manifest["files"])
         graph = graph_from_json(manifest["graph"], _tensors(content[TARGET]), tuple(manifest["output_names"]))
-        layers = tuple(_layer_layout(entry) for entry in manifest["layers"])
+        construction = _construction(manifest)
+        layers = tuple(_layer_layout(entry, construction) for entry in manifest["layers"])
         source, law = _source(manifest, content)
         objective = _objective(manifest["objective"])
         layout = Layout(
@@ -192,7 +204,7 @@ def read(directory: pathlib.Path) -> Record:
             delta=manifest["delta"],
             layers=layers,
             objective=objective,
-            construction=_construction(manifest),
+            construction=construction,
             law=law,
         )
         if isinstance(source, Supplied):
@@ -256,9 +268,12 @@ def _tensors(content: bytes) -> dict[str, np.ndarray]:
     }
 
 
-def _layer_layout(entry: Mapping[str, Any]) -> LayerLayout:
+def _layer_layout(entry: Mapping[str, Any], construction: str) -> LayerLayout:
     bias = None if entry["bias"] is None else _gadget(entry["bias"])
-    return LayerLayout(signed=bool(entry["signed"]), kernel=_gadget(entry["kernel"]), bias=bias)
+    found = LayerLayout(signed=bool(entry["signed"]), kernel=_gadget(entry["kernel"]), bias=bias)
+    if construction != BURKHOLZ:
+        return found
+    return dataclasses.replace(found, copies=_whole(entry["copies"], 1, MAXIMUM_WIDTH), direct=bool(entry["direct"]))
 
 
 def _gadget(entry: Mapping[str, Any]) -> Gadget:
