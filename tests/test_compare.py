@@ -271,7 +271,9 @@ def test_a_bias_that_the_ticket_lacks() -> None:
     without = Graph((n.Input(shape=(1,)), n.Dense(inputs=(0,), kernel=np.ones((1, 2)))), (1,))
     node = dataclasses.replace(without.nodes[1], bias=np.array([0.25, -0.5]))
     gadget = types.SimpleNamespace(gain=0)
-    layout = types.SimpleNamespace(layers=(types.SimpleNamespace(kernel=gadget, bias=None, signed=False),))
+    layout = types.SimpleNamespace(
+        construction="da-cunha", layers=(types.SimpleNamespace(kernel=gadget, bias=None, signed=False),)
+    )
     sums = np.full((1, 1, 2), 2**46, np.int64)
     ticket = Ticket(layout, Generated(0), ())  # type: ignore[arg-type]
     pair = pair_with_ticket(Graph((without.nodes[0], node), (1,)), without, ticket, (EffectiveLayer(sums, None, None),))

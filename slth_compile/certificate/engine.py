@@ -28,11 +28,11 @@ EXACT = "exact"
 """Points by both networks in fixed point."""
 
 TELLING = 2.0**-6
-"""Intervals serve at points while their width is at most this part of the largest difference."""
+"""Intervals serve at points while their width is at most this part of the largest difference, or next to nothing."""
 
 _FIRST = 2
-# Networks that do not differ are enclosed closely enough.
-_NOTHING = 2.0**-60
+# Of the outputs: closer than anybody asks for.
+_CLOSE = 2.0**-40
 
 _REPLAYED = (
     *(n.Input, n.Convolution, n.Dense, n.Affine, n.Relu, n.LeakyRelu, n.MaxPool, n.Maximum, n.AveragePool, n.Mean),
@@ -118,7 +118,8 @@ def enclose_closest(
 
 def _is_narrow(leaves: tuple[Difference, ...]) -> bool:
     width = max(float(np.nan_to_num((leaf.upper - leaf.lower).max(), nan=np.inf)) for leaf in leaves)
-    return width <= TELLING * _largest(leaves) < np.inf or width < _NOTHING
+    outputs = max(float(np.maximum(np.abs(leaf.output_lower), np.abs(leaf.output_upper)).max()) for leaf in leaves)
+    return width <= TELLING * _largest(leaves) < np.inf or width <= _CLOSE * outputs < np.inf
 
 
 def _is_replayed(graph: Graph) -> bool:
