@@ -272,7 +272,8 @@ def test_a_bias_that_the_ticket_lacks() -> None:
     node = dataclasses.replace(without.nodes[1], bias=np.array([0.25, -0.5]))
     gadget = types.SimpleNamespace(gain=0)
     layout = types.SimpleNamespace(
-        construction="da-cunha", layers=(types.SimpleNamespace(kernel=gadget, bias=None, signed=False),)
+        construction="da-cunha",
+        layers=(types.SimpleNamespace(kernel=gadget, bias=None, signed=False, copies=1, direct=False),),
     )
     sums = np.full((1, 1, 2), 2**46, np.int64)
     ticket = Ticket(layout, Generated(0), ())  # type: ignore[arg-type]

@@ -91,11 +91,12 @@ def enclose_points(
     """
     used = _used(graph)
     with jax.enable_x64(True):
-        some = x[np.unique(np.linspace(0, len(x) - 1, min(len(x), 2)).astype(int))]
-        places = _first_guess(graph, exact, some)
+        places = _first_guess(graph, exact, x[:1])
         while places.head <= MOST_HEADS and places.limbs <= MOST_PLACES:
             networks = _Networks.of(graph, exact, errors, places)
-            found, top = _chunk(networks, used, some)
+            # As many points as will be taken at a time: programs are compiled once.
+            some = np.linspace(0, len(x) - 1, _points_at_once(networks, len(x))).astype(np.int64)
+            found, top = _chunk(networks, used, x[some])
             if not top <= LARGEST_LIMB:
                 places = Places(places.head + 1, places.limbs + 1)
             elif more := _missing(found):
@@ -190,7 +191,7 @@ _pair = program(_enclosed, 2)
 def _everywhere(
     networks: _Networks, used: Mapping[int, int], x: np.ndarray, progress: Progress
 ) -> tuple[Difference, ...]:
-    size = min(len(x), max(1, int(CHUNK_BYTES / _bytes_per_point(networks.graph, networks.places))))
+    size = _points_at_once(networks, len(x))
     done = 0
 
     def chunk(start: int) -> list[list[np.ndarray]]:
@@ -214,19 +215,16 @@ def _everywhere(
     )
 
 
-def _bytes_per_point(graph: Graph, places: Places) -> int:
-    """Of the largest layer's patches."""
+def _points_at_once(networks: _Networks, points: int) -> int:
+    """How many points keep the largest layer's patches within `CHUNK_BYTES`."""
+    graph = networks.graph
     sizes = [math.prod(shape) for shape in graph.shapes]
     for i in graph.layers:
         node = graph.nodes[i]
         assert isinstance(node, n.Weighted)
-        sizes.append(math.prod(graph.shapes[i][:-1]) * math.prod(node.kernel.shape[:-1]) * node_groups(node))
-    return 8 * places.limbs * max(sizes)
-
-
-def node_groups(node: n.Weighted) -> int:
-    """How many groups the layer's channels are in."""
-    return node.groups if isinstance(node, n.Convolution) else 1
+        groups = node.groups if isinstance(node, n.Convolution) else 1
+        sizes.append(math.prod(graph.shapes[i][:-1]) * math.prod(node.kernel.shape[:-1]) * groups)
+    return min(points, max(1, CHUNK_BYTES // (8 * networks.places.limbs * max(sizes))))
 
 
 def _first_guess(graph: Graph, exact: Exact, x: np.ndarray) -> Places:
