@@ -68,8 +68,9 @@ def certify(
         domain: Where the statement holds, one or several; the box [0, 1] where it is left out.
         input_shape: Per-sample input shape, where neither networks nor domains tell it.
         batch_axis: Axis of the batch in the models' input; None for models of single samples.
-        effort: What boxes and balls may cost: `"quick"` bounds them by intervals, `"normal"` by backward passes where
-            these take minutes at most, `"full"` by backward passes whatever they take.
+        effort: What bounds may cost: `"quick"` finds all by intervals; `"normal"` evaluates points of deep networks in
+            fixed point, and bounds boxes and balls by backward passes where these take minutes at most; `"full"` by
+            backward passes whatever they take.
         attack: Whether each bound is set beside what a projected-gradient attack finds.
         data: Held-out inputs `x`, or `(x, y)` with labels, that had no part in making or choosing either network, for
             the statistical statement.

@@ -130,7 +130,7 @@ def certify_enclosed(
     with np.errstate(all="ignore"):
         in_float64, in_float32 = (evaluated(graph, errors, format) for format in (FLOAT64, FLOAT32))
     both = in_float64 or (graph, errors)
-    if isinstance(domain, Points) and not engine.is_telling(*both, domain.regions()[0]):
+    if isinstance(domain, Points) and effort != engine.QUICK and not engine.is_telling(*both, domain.regions()[0]):
         # What float64 may round says more about float64 than about the networks.
         enclosed = engine.enclose_closest(graph, errors, exact, domain.regions()[0], progress)
         return certificate_of(enclosed, domain.kind, index), enclosed

@@ -72,7 +72,7 @@ Construction = Annotated[
 Effort = Annotated[
     str,
     typer.Option(
-        help="What bounds of boxes and balls may cost: quick|normal|full.",
+        help="What bounds may cost: quick (intervals alone)|normal|full.",
         autocompletion=lambda: ["quick", "normal", "full"],
     ),
 ]
