@@ -273,6 +273,14 @@ def test_sums_longer_than_float64_holds_are_carried() -> None:
     assert found.radius[0] < 2.0**-100
 
 
+def test_more_products_than_two_limbs_hold() -> None:
+    """2^21 and some products of a quarter, in blocks: what is carried out of the first of them must not be lost."""
+    terms = 2**21 + 2**14
+    layer, weights = exact_layers.matrix_layer(np.full((1, terms), 0.5), 0, -1)
+    found = exact_layers.linear_image(layer, weights, fixed_point.from_floats(np.full((1, terms), 0.5), -1), -1)
+    assert holds(found, np.array([[Fraction(terms, 4)]], object))
+
+
 def worst(pair: Pair, x: np.ndarray) -> list[np.ndarray]:
     """The largest difference of every output element over samples, exactly."""
     return [np.max(leaves, axis=0) for leaves in zip(*(pair.difference(sample) for sample in x), strict=True)]

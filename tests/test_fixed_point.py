@@ -205,6 +205,22 @@ def test_long_sums_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
         enclose_points(graph, exact, {}, x)
 
 
+def test_blocks_that_cancel_are_not_rounded() -> None:
+    """Six blocks of 2^52 and more, of both signs: their sum is one, and float64 would have lost it."""
+    large = 2.0**19
+    x, kernel = np.full(6 * 16384, large), np.full(6 * 16384, large)
+    kernel[0] = x[0] = x[-1] = large + 1
+    kernel[len(kernel) // 2 :] *= -1
+    kernel[-2] = -(large + 1)
+    graph = Graph((n.Input(shape=(len(x),)), n.Dense(inputs=(0,), kernel=kernel[:, None])), (1,))
+    layers = {1: ExactLayer((kernel[:, None],))}
+    networks = Exact(layers, {1: ExactLayer((np.zeros((len(x), 1)),))})
+    (found,) = enclose_points(graph, networks, {}, x[None])
+    truth = sum(int(a) * int(b) for a, b in zip(x, kernel, strict=True))
+    assert abs(truth) < 4
+    assert is_inside(found, 0, np.array([Fraction(-truth)]))
+
+
 def test_large_numbers_take_another_first_limb() -> None:
     kernel = np.array([[3.0, -1.0], [2.0, 5.0]])
     nodes = (n.Input(shape=(2,)), n.Dense(inputs=(0,), kernel=kernel), n.Relu(inputs=(1,)), n.Multiply(inputs=(2, 2)))
@@ -308,6 +324,21 @@ def test_smooth_nodes_go_on_in_intervals() -> None:
         moved = ends[1] / ends[1].sum() - ends[0] / ends[0].sum()
         assert np.all((soft.lower[row] - 4e-16 <= moved) & (moved <= soft.upper[row] + 4e-16))
     assert np.all(soft.upper - soft.lower < 1e-13)
+
+
+def test_scalars_are_left_to_intervals() -> None:
+    nodes = (n.Input(shape=(2, 3)), n.Dense(inputs=(0,), kernel=np.ones((3, 2))), n.Mean(inputs=(1,), axes=(0, 1)))
+    graph = Graph((*nodes, n.LeakyRelu(inputs=(2,), slope=0.5)), (3,))
+    moved = ExactLayer((np.full((3, 2), 1 + 2.0**-20),))
+    g = dataclasses.replace(
+        graph, nodes=(nodes[0], dataclasses.replace(nodes[1], kernel=moved.positive[0]), *graph.nodes[2:])
+    )
+    pair, x = pair_of(graph, g), np.arange(12.0).reshape(2, 2, 3)
+    assert pair.exact is not None
+    (found,) = enclose_points(pair.graph, pair.exact, pair.errors, x)
+    for row, point in enumerate(x):
+        truth = exact_evaluate(g, point)[0] - exact_evaluate(graph, point)[0]
+        assert is_inside(found, row, np.asarray(truth, object))
 
 
 def test_intervals_serve_where_limbs_do_not(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,6 +66,19 @@ def test_errors_within_the_tolerances_keep_within_eps() -> None:
     assert all(tolerances[i][1] == 0 for i in graph.layers if graph.nodes[i].bias is None)
 
 
+def test_weights_that_are_all_zero_have_tolerances_too(tmp_path) -> None:
+    rng = np.random.default_rng(0)
+    nodes = (
+        n.Input(shape=(4,)),
+        n.Dense(inputs=(0,), kernel=rng.normal(0, 1, (4, 5)), bias=np.zeros(5)),
+        n.Relu(inputs=(1,)),
+        n.Dense(inputs=(2,), kernel=rng.normal(0, 1, (5, 2))),
+    )
+    x = Points(rng.uniform(0, 1, (3, 4)))
+    slth.compile(Graph(nodes, (3,)), 3e-2, domain=x, promise="typical", attack=False, out=tmp_path / "out")
+    assert slth.verify(tmp_path / "out").certificates
+
+
 def test_tolerances_are_never_wider_than_weights() -> None:
     graph = Graph((n.Input(shape=(2,)), n.Dense(inputs=(0,), kernel=np.array([[0.5, 0.0], [0.25, 0.0]]))), (1,))
     assert typical_tolerances(graph, 1e9, np.ones((1, 2)))[1][0] == 0.5

@@ -111,7 +111,7 @@ def enclose_closest(
     if exact is not None and not is_telling(graph, errors, x):
         try:
             return Enclosed(enclose_points(graph, exact, errors, x, progress), EXACT)
-        except OutOfPlacesError:
+        except (OutOfPlacesError, OverflowError):
             pass
     return Enclosed(bound_difference(graph, errors, x, x), "points")
 

@@ -15,11 +15,14 @@ from slth_compile.checker.fixed_point import BITS, GUARD, Number, add, from_dyad
 from slth_compile.checker.fold import Layer
 from slth_compile.checker.matrices import Dyadic, PairLayer, grouped
 from slth_compile.checker.products import products, tiles, windows_of
+from slth_compile.errors import VerificationError
 
 MOST_PRODUCTS = 1 << 13
 """Of limbs, in one sum."""
 
 _EXTRA = 3  # limbs of constants below the last one of activations: these may reach 2^40 before that costs anything
+# Limbs above those of a product: 2^79 of them can be added up, and no layer has as many.
+_ROOM = 3
 _LIMB = 2.0 ** (BITS - 1)
 
 
@@ -144,7 +147,7 @@ def linear_image(layer: Layer, weights: Weights, x: Number, tail: int) -> Number
         dropped += terms * largest * weights.error
     limbs = _products(layer, weights, x.limbs, kept)
     radius = dropped + (_spread(layer, x.radius, weights.size) if x.radius.any() else 0.0)
-    return fixed_point.settled(limbs, head + 2, grown(np.broadcast_to(radius, limbs.shape[2:])), tail)
+    return fixed_point.settled(limbs, head + _ROOM, grown(np.broadcast_to(radius, limbs.shape[2:])), tail)
 
 
 def matrix_layer(matrix: np.ndarray, rank: int, tail: int) -> tuple[Layer, Weights]:
@@ -155,12 +158,12 @@ def matrix_layer(matrix: np.ndarray, rank: int, tail: int) -> tuple[Layer, Weigh
 
 
 def _products(layer: Layer, weights: Weights, x: np.ndarray, kept: list[int]) -> np.ndarray:
-    """All sums of products of limb i of x with the first `kept[i]` limbs of W, two limbs of room above them."""
+    """All sums of products of limb i of x with the first `kept[i]` limbs of W, with room above them."""
     groups, terms, _ = weights.limbs.shape
     outputs = weights.size.shape[2]
     planes = [windows_of(layer, plane) for plane in x]
     positions = planes[0].shape[1 : 1 + x.ndim - 2]
-    size = max([2, *(2 + i + some for i, some in enumerate(kept))])
+    size = max([_ROOM, *(_ROOM + i + some for i, some in enumerate(kept))])
     found = np.zeros((size, *positions, groups, outputs))
     step = max(1, MOST_PRODUCTS // max(1, min(len(x), weights.depth)))
     for start in range(0, terms, step):
@@ -175,9 +178,11 @@ def _products(layer: Layer, weights: Weights, x: np.ndarray, kept: list[int]) ->
                 patches = patches.reshape(groups, -1, terms)
                 result = np.matmul(patches[..., block], matrix).reshape(groups, *extent, some, outputs)
                 result = np.moveaxis(result, (-2, 0), (0, -2))
-                found[2 + i : 2 + i + some][(slice(None), *tile)] += result
+                found[_ROOM + i : _ROOM + i + some][(slice(None), *tile)] += result
         if start + step < terms:
-            fixed_point.carried(found, 0)  # in place: there is room above
+            found, more = fixed_point.carried(found, 0)
+            if more:
+                raise VerificationError("bound", "a sum of products leaves the limbs it has")
     return found.reshape(size, *positions, groups * outputs)
 
 

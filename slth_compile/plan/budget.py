@@ -118,7 +118,13 @@ def allocate(
     points = [domain for domain in domains if isinstance(domain, Points) and promise != ALL]
     typical = [domain for domain in points if promise == TYPICAL or not _is_promisable(graph, eps, domain, signed)]
     others = [domain for domain in domains if domain not in typical]
-    promised = _promised(graph, eps, others, signed) if others else None
+    try:
+        promised = _promised(graph, eps, others, signed) if others else None
+    except UnreachableError:
+        if promise != AUTO or not points:
+            raise
+        typical, others = points, [domain for domain in domains if domain not in points]
+        promised = _promised(graph, eps, others, signed) if others else None
     if not typical:
         assert promised is not None
         return promised

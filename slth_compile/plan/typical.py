@@ -39,6 +39,8 @@ SAFETY = 2.0
 
 DRAWS, FEW_POINTS, MANY_POINTS = 2, 4, 256
 EQUAL_SHARE = 0.25
+ZERO_SHARE = 2.0**-20
+"""Of eps, for weights that are all zero."""
 
 # A difference this large, of the largest output, is far above float32's rounding and about proportional to errors.
 _SEEN, _ROUNDS, _STEP = (2.0**-12, 2.0**-4), 8, 16.0
@@ -81,7 +83,12 @@ def typical_tolerances(graph: Graph, eps: float, x: np.ndarray, wider: float = 1
         shaped[i, which] = min(largest, eps * math.sqrt(share) / moved * largest if moved else largest)
     factor = min(1.0, eps / (SAFETY * _proportional(many, shaped) or eps)) * wider
     within = {part: min(factor * shaped[part], _largest(graph, *part)) for part in parts}
-    return {i: (within.get((i, 0), 0.0), within.get((i, 1), 0.0)) for i in graph.layers}
+
+    def tolerance(i: int, which: int) -> float:
+        # Weights that are all zero are met exactly.
+        return within.get((i, which), ZERO_SHARE * eps if _weights(graph, i)[which].size else 0.0)
+
+    return {i: (tolerance(i, 0), tolerance(i, 1)) for i in graph.layers}
 
 
 Parts = dict[tuple[int, int], float]

@@ -76,7 +76,7 @@ class Reals:
     def digits(self, places: Places) -> tuple[np.ndarray, float]:
         """The nearest limbs, `(places, numbers)`, and a bound on how far off the worst is."""
         shift = PRECISION + BITS * (places.head - places.limbs + 1)
-        lowest = [v >> shift if shift <= 0 else (v + (1 << (shift - 1))) >> shift for v in self.values]
+        lowest = [v << -shift if shift <= 0 else (v + (1 << (shift - 1))) >> shift for v in self.values]
         found = np.zeros((places.limbs, len(lowest)))
         for column, value in enumerate(lowest):
             for limb in reversed(range(1, places.limbs)):

@@ -224,11 +224,12 @@ def _apply(form: Form, places: Places, operand: Fixed, arrays: Arrays) -> Fixed:
             (jnp.where(up, x, 0.0), form.positive, arrays.positive),
             (jnp.where(up, 0.0, x), form.negative, arrays.negative),
         ]
-    limbs = carried(functools.reduce(jnp.add, [_sums(window, *side, count) for side in sides]), count)
+    sums, block_tops = zip(*(_sums(window, *side, count) for side in sides), strict=True)
+    limbs = carried(functools.reduce(jnp.add, sums), count)
     largest = jnp.max(jnp.abs(signs(operand.limbs))) * (2.0 ** (BITS * places.head) * ABOVE) + jnp.max(operand.radius)
     lost = dropped(fan_in * len(sides), pairs) * places.unit + fan_in * largest * arrays.rest
     radius = _contracted(radius, arrays.magnitude, window) * ABOVE + lost * ABOVE
-    found = Fixed(limbs, radius, tops(limbs, operand.top))
+    found = Fixed(limbs, radius, tops(limbs, operand.top, *block_tops))
     if arrays.scale is not None:
         found = times(found, arrays.scale, places)
     if arrays.shift is not None:
@@ -269,8 +270,8 @@ def plus(value: Fixed, constants: Numbers) -> Fixed:
     return Fixed(limbs, (value.radius + constants.off) * ABOVE, tops(limbs, value.top))
 
 
-def _sums(window: e.Window, x: Any, keys: Sequence[int], kernels: Sequence[Any], count: int) -> Any:
-    """Sums by significance of what one kernel makes of limbs `(C, places, spatial..., batch)`."""
+def _sums(window: e.Window, x: Any, keys: Sequence[int], kernels: Sequence[Any], count: int) -> tuple[Any, Any]:
+    """Sums by significance of what one kernel makes of limbs `(C, places, spatial..., batch)`, and a top to heed."""
     wide = _wide(window, len(keys))
     step = -(-len(x) // len(kernels))
     blocks = []
@@ -280,7 +281,9 @@ def _sums(window: e.Window, x: Any, keys: Sequence[int], kernels: Sequence[Any],
         out = jnp.moveaxis(out, 1, 0).reshape(len(keys), window.features, *out.shape[3:])
         found = collected(zip(keys, jnp.moveaxis(out, 2, 1), strict=True), count)
         blocks.append(carried(found, count + 1) if len(kernels) > 1 else found)
-    return functools.reduce(jnp.add, blocks)
+    # Only blocks whose first limbs are small add up without rounding.
+    top = jnp.max(jnp.stack([tops(block) for block in blocks])) if len(blocks) > 1 else jnp.zeros(())
+    return functools.reduce(jnp.add, blocks), top
 
 
 def _wide(window: e.Window, limbs: int) -> e.Window:

@@ -67,7 +67,8 @@ def is_exact_at(graph: Graph) -> tuple[bool, ...]:
     found = [True]
     for node in graph.nodes[1:]:
         fits = isinstance(node, (n.Convolution, n.Dense, *SUPPORTED))
-        found.append(fits and all(found[i] for i in node.inputs))
+        # Scalars have no axis for constants.
+        found.append(bool(fits and graph.shapes[len(found)] and all(found[i] for i in node.inputs)))
     return tuple(found)
 
 
@@ -165,7 +166,7 @@ def _chunk(networks: _Networks, used: Mapping[int, int], x: np.ndarray) -> tuple
         for i in {*node.inputs}:
             if used[i] == position:
                 del values[i]
-    top = max(float(v.top) for i in _handed_over(graph, at) for v in values[i])
+    top = float(np.max([float(v.top) for i in _handed_over(graph, at) for v in values[i]]))
     known = {i: _pair(*values[i], places) for i in _handed_over(graph, at)}
     layers = {
         i: jax.tree.map(jnp.asarray, layer_arrays(graph.nodes[i], networks.errors[i]))
@@ -235,6 +236,8 @@ def _first_guess(graph: Graph, exact: Exact, x: np.ndarray) -> Places:
     goal = CLOSENESS * max(apart, _EQUAL * largest, 2.0**-500)
     kernels = {i: np.asarray(_nearest(layer).positive) for i, layer in exact.f.items()}
     bits = growth(graph, kernels) - math.log2(goal)
+    if not math.isfinite(bits):
+        raise OutOfPlacesError("outputs that are not finite")
     return Places(0, max(3, 1 + math.ceil(bits / BITS)))
 
 
@@ -253,4 +256,6 @@ def _missing(found: list[list[np.ndarray]]) -> int:
     middles = max(float(np.abs(lower / 2 + upper / 2).max()) for lower, upper, _, _ in found)
     outputs = max(float(np.abs(leaf).max()) for *_, low, high in found for leaf in (low, high))
     goal = CLOSENESS * max(middles, _EQUAL * outputs, 2.0**-500)
+    if not math.isfinite(widths / goal):
+        raise OutOfPlacesError("outputs that are not finite")
     return 0 if widths <= goal else max(1, math.ceil(math.log2(widths / goal) / BITS))
