@@ -19,7 +19,7 @@ from slth_compile.graph.graph import Graph
 from slth_compile.progress import Progress, silent
 
 QUICK, NORMAL, FULL = EFFORTS = ("quick", "normal", "full")
-"""Intervals alone; fixed point at points and backward passes up to `LARGEST_WORK`; these whatever they cost."""
+"""Intervals alone; fixed point at points, and backward passes up to `LARGEST_WORK`; the same whatever passes cost."""
 
 LARGEST_WORK = 2**44
 """Multiplications of backward passes for every element of every activation, all regions together: minutes."""
