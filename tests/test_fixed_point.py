@@ -189,6 +189,19 @@ def test_differences_are_enclosed(make: Any, places: Places, monkeypatch: pytest
                 assert np.all(leaf.upper[row] - leaf.lower[row] <= 2.0**-46 * np.abs(leaf.upper[row]) + 2.0**-80)
 
 
+def test_what_products_drop_is_in_the_radius(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inputs and weights that their limbs hold exactly: nothing but the products' last limbs is lost."""
+    rng = np.random.default_rng(4)
+    x, kernel = rng.integers(-(2**20), 2**20, (3, 50)) * 2.0**-20, rng.integers(-(2**40), 2**40, (50, 7)) * 2.0**-40
+    graph = Graph((n.Input(shape=(50,)), n.Dense(inputs=(0,), kernel=kernel)), (1,))
+    monkeypatch.setattr(points, "_first_guess", lambda *_: Places(0, 2))
+    monkeypatch.setattr(points, "_missing", lambda _: 0)
+    layers = Exact({1: ExactLayer((0 * kernel,))}, {1: ExactLayer((kernel,))})
+    (found,) = enclose_points(graph, layers, {}, x)
+    for row, point in enumerate(x):
+        assert is_inside(found, row, np.asarray(exact_evaluate(graph, point)[0], object))
+
+
 def test_long_sums_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of channels, carried one by one, and a sum that float64 could not hold."""
     rng = np.random.default_rng(0)
