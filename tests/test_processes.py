@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import numpy as np
@@ -118,11 +119,13 @@ def test_an_exception_of_a_step_ends_the_work():
 
     def run(_: object, part: slice) -> tuple[np.ndarray]:
         solved.append(part)
+        # All batches together outlast by far the moment between the first result and the end.
+        time.sleep(0.02)
         return (np.zeros(part.stop - part.start),)
 
     def stop() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        solve_everywhere(run, 10_000, 1, stop)
-    assert len(solved) < 10_000
+        solve_everywhere(run, 1_000, 1, stop)
+    assert len(solved) < 1_000
