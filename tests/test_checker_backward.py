@@ -364,7 +364,7 @@ def claimed_by(ticket: Written, directory: Path) -> list[list[list[float]]]:
         verify(ticket.save(directory))
     bounds = iter(seen)
     return [
-        [leaf.reshape(-1).tolist() for leaf in next(bounds)] if entry["method"] == "backward" else []
+        [leaf.upper.reshape(-1).tolist() for leaf in next(bounds)] if entry["method"] == "backward" else []
         for entry in ticket.claims
     ]
 
@@ -390,4 +390,4 @@ def test_published_bounds_are_confirmed(target: Target, monkeypatch: pytest.Monk
     leaves = bound_difference_backward(folded, errors, lower, upper)
     published = certificate_of(Enclosed(leaves, "backward"), "balls", 0)
     for found, claimed in zip(own, published.per_output, strict=True):
-        assert np.all(found <= claimed) and np.all(found >= claimed * (1 - 1e-7) - 2.0**-700)
+        assert np.all(found.upper <= claimed) and np.all(found.upper >= claimed * (1 - 1e-7) - 2.0**-700)

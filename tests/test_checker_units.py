@@ -574,9 +574,10 @@ def test_bounds_hold_exactly(name, signed):
         found = [pair.difference(x) for x in samples]
         for leaf, bound in enumerate(bounds):
             worst = np.max([sample[leaf] for sample in found], axis=0)
-            assert all(Fraction(b) >= d for b, d in zip(bound.flat, worst.flat, strict=True))
+            assert all(Fraction(b) >= d for b, d in zip(bound.upper.flat, worst.flat, strict=True))
+            assert all(Fraction(b) <= d for b, d in zip(bound.lower.flat, worst.flat, strict=True))
             if domain.kind == "points":
-                assert np.allclose(bound, worst.astype(float), rtol=1e-9, atol=1e-13)
+                assert np.allclose(bound.upper, worst.astype(float), rtol=1e-9, atol=1e-13)
 
 
 SHAPE = (3, 4, 2)
@@ -774,7 +775,7 @@ def test_linear_layer_on_a_box_is_tight():
     box = Domain("box", {"lower": np.zeros(3), "upper": np.ones(3)})
     (bound,) = output_bounds(pair.folded, pair.layers, box)
     corners = [pair.difference(np.array(c, float))[0] for c in itertools.product((0, 1), repeat=3)]
-    assert np.allclose(bound, np.max(corners, axis=0).astype(float), rtol=1e-12)
+    assert np.allclose(bound.upper, np.max(corners, axis=0).astype(float), rtol=1e-12)
 
 
 @pytest.mark.parametrize("op", ["softmax", "log_softmax"])
@@ -791,8 +792,8 @@ def test_softmax_differences_hold(op):
     logits = x @ pair.graph.nodes[1].arrays["kernel"], x @ exact
     log = [v - np.log(np.exp(v).sum(axis=1, keepdims=True)) for v in logits]
     f, g = log if op == "log_softmax" else [np.exp(v) for v in log]
-    assert (np.abs(f - g).max(axis=0) <= bound).all()
-    assert bound.max() < 0.05
+    assert (np.abs(f - g).max(axis=0) <= bound.upper).all()
+    assert bound.upper.max() < 0.05
 
 
 def test_folding_is_enclosed_exactly():

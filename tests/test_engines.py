@@ -58,9 +58,9 @@ def test_both_engines_find_the_same_bounds(target: Target) -> None:
             published = certificate_of(Enclosed(tuple(leaves), method), kind, 0)
             for leaf, own, claimed in zip(leaves, checked, published.per_output, strict=True):
                 largest = np.maximum(np.abs(leaf.lower), np.abs(leaf.upper)).max(0)
-                np.testing.assert_allclose(largest, own, rtol=1e-9, atol=1e-9 * float(own.max()))
-                assert np.all(own <= claimed) and own.max() > 0
-            assert published.lower <= max(float(own.max()) for own in checked)
+                np.testing.assert_allclose(largest, own.upper, rtol=1e-9, atol=1e-9 * float(own.upper.max()))
+                assert np.all(own.upper <= claimed) and own.upper.max() > 0
+            assert published.lower <= max(float(own.lower.max()) for own in checked)
 
 
 def regions(rng: np.random.Generator, shape: tuple[int, ...], nonnegative: bool) -> tuple[np.ndarray, np.ndarray]:

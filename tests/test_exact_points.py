@@ -31,6 +31,7 @@ from test_checker_units import (
 from slth_compile.checker import exact, exact_layers, fixed_point, verify
 from slth_compile.checker.arithmetic import Interval
 from slth_compile.checker.bounds import output_bounds
+from slth_compile.checker.certificate import Claim, check_claim
 from slth_compile.checker.domain import Domain
 from slth_compile.checker.exact import differences, exact_bounds
 from slth_compile.checker.exact_operations import image
@@ -368,10 +369,27 @@ def test_a_deep_network_is_confirmed_where_intervals_say_nothing(factor: float) 
     x = np.random.default_rng(3).uniform(-1, 1, (4, 2))
     domain, truth = Domain("points", {"x": x}), worst(pair, x)[0]
     claims = [truth.astype(float) * factor]
-    assert output_bounds(pair.folded, pair.layers, domain)[0].max() > 1e3 * float(truth.max())
+    assert output_bounds(pair.folded, pair.layers, domain)[0].upper.max() > 1e3 * float(truth.max())
     (found,) = exact_bounds(pair.folded, pair.layers, domain, claims)
-    assert np.all(rationals(found) >= truth)
-    assert np.all(found <= claims[0]) == (factor > 1)
+    assert np.all(rationals(found.upper) >= truth) and np.all(rationals(found.lower) <= truth)
+    assert np.all(found.upper <= claims[0]) == (factor > 1)
+
+
+@pytest.mark.parametrize("lower", [0.0, 0.999, 1.001, 100.0])
+def test_a_lower_end_must_surely_be_reached(lower: float) -> None:
+    """Where intervals say little, a claim between what is surely reached and what is surely not exceeded is refused."""
+    pair = deep_network()
+    x = np.random.default_rng(3).uniform(-1, 1, (4, 2))
+    domain, truth = Domain("points", {"x": x}), float(worst(pair, x)[0].max())
+    bound = output_bounds(pair.folded, pair.layers, domain)[0].upper
+    assert bound.max() > 100 * truth
+    for method in ("points", "exact"):
+        claim = Claim("points", method, float(bound.max()), lower * truth, (bound,), "real", None)
+        if lower and (method == "points" or lower > 1):
+            with pytest.raises(VerificationError, match="surely reached"):
+                check_claim(claim, 0, pair.folded, pair.layers, domain, quick=False)
+        else:
+            check_claim(claim, 0, pair.folded, pair.layers, domain, quick=False)
 
 
 def test_smooth_operations_go_on_in_intervals() -> None:
@@ -389,8 +407,8 @@ def test_smooth_operations_go_on_in_intervals() -> None:
     ]
     found = exact_bounds(folded, pair.layers, domain, [leaf * (1 + 1e-9) for leaf in exactly])
     for bounds, leaf in zip(found, exactly, strict=True):
-        np.testing.assert_allclose(bounds, leaf, rtol=1e-9)
-    assert output_bounds(folded, pair.layers, domain)[0].max() > 1e3 * exactly[0].max()
+        np.testing.assert_allclose(bounds.upper, leaf, rtol=1e-9)
+    assert output_bounds(folded, pair.layers, domain)[0].upper.max() > 1e3 * exactly[0].max()
 
 
 def bare(graph: Graph, pair: Pair) -> tuple[Node, ...]:

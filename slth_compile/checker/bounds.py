@@ -16,6 +16,7 @@ import math
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 
@@ -36,9 +37,23 @@ MAX_LIVE = 1 << 25
 _BATCH = 1 << 19  # elements of activations at a time
 
 
+class Found(NamedTuple):
+    """For each element of an output leaf, what the largest `|f(x) - g(x)|` is at least and at most."""
+
+    lower: np.ndarray
+    upper: np.ndarray
+
+
+def largest_of(d: Interval | None, shape: tuple[int, ...]) -> Found:
+    """Of every element, over the leading axis of an enclosure of the difference; None is zero everywhere."""
+    if d is None:
+        return Found(np.zeros(shape), np.zeros(shape))
+    return Found(np.maximum(np.maximum(d.lower, -d.upper), 0.0).max(axis=0), np.maximum(-d.lower, d.upper).max(axis=0))
+
+
 def backward_bounds(
     folded: Folded, layers: Mapping[int, PairLayer], domain: Domain, inputs: Format | None = None
-) -> list[np.ndarray]:
+) -> list[Found]:
     """As `output_bounds`, with every enclosure cut by backward passes: tighter and much slower.
 
     Raises:
@@ -46,7 +61,8 @@ def backward_bounds(
             operation, or a bound is not finite.
     """
     net = net_of(folded, layers)
-    bounds = [np.zeros(folded.graph.nodes[i].shape) for i in folded.graph.outputs]
+    shapes = [folded.graph.nodes[i].shape for i in folded.graph.outputs]
+    bounds = [largest_of(None, shape) for shape in shapes]
     size = sum(math.prod(node.shape) for node in net.graph.nodes)
     workers = min(4, os.cpu_count() or 1)
     many = domain.samples > 1 and size <= _BATCH
@@ -58,16 +74,15 @@ def backward_bounds(
 
         # Samples side by side, or, where there is one or memory is short, its passes.
         for found in (pool.map if many else map)(region, range(domain.samples)):
-            for bound, d in zip(bounds, found, strict=True):
-                if d is not None:
-                    np.maximum(bound, np.maximum(-d.lower, d.upper)[0], out=bound)
+            own = [largest_of(d, shape) for d, shape in zip(found, shapes, strict=True)]
+            bounds = [_larger(*both) for both in zip(bounds, own, strict=True)]
     return bounds
 
 
 def output_bounds(
     folded: Folded, layers: Mapping[int, PairLayer], domain: Domain, inputs: Format | None = None
-) -> list[np.ndarray]:
-    """For each output leaf and element, a number that `|f(x) - g(x)|` exceeds nowhere on the domain, by intervals.
+) -> list[Found]:
+    """For each output leaf and element, how large `|f(x) - g(x)|` gets on the domain, by intervals.
 
     Args:
         folded: The folded target.
@@ -76,7 +91,7 @@ def output_bounds(
         inputs: A format that they are rounded to first; None leaves them as they are.
 
     Returns:
-        One float64 array an output leaf, of the leaf's shape.
+        float64 arrays of each output leaf's shape.
 
     Raises:
         VerificationError: A sample needs more memory than the checker allows, or a bound is not finite.
@@ -84,23 +99,25 @@ def output_bounds(
     last = last_reads(folded.graph)
     largest = max(math.prod(node.shape) for node in folded.graph.nodes)
     step = max(1, _BATCH // largest)
-    bounds = [np.zeros(folded.graph.nodes[i].shape) for i in folded.graph.outputs]
+    shapes = [folded.graph.nodes[i].shape for i in folded.graph.outputs]
+    bounds = [largest_of(None, shape) for shape in shapes]
 
-    def batch(start: int) -> list[np.ndarray | None]:
+    def batch(start: int) -> list[Found]:
         with np.errstate(all="ignore"):
             lower, upper = _region(domain, start, min(domain.samples, start + step), inputs)
             states = _walk(folded.graph, layers, State(Interval(lower, upper), None), last)
-        differences = [states[i].d for i in folded.graph.outputs]
-        return [None if d is None else np.maximum(-d.lower, d.upper).max(axis=0) for d in differences]
+        return [largest_of(states[i].d, shape) for i, shape in zip(folded.graph.outputs, shapes, strict=True)]
 
     # Large samples one by one: memory first. Order does not matter, the maximum is exact.
     workers = min(4, os.cpu_count() or 1) if largest <= _BATCH else 1
     with ThreadPoolExecutor(workers) as pool:
         for found in pool.map(batch, range(0, domain.samples, step)):
-            for bound, own in zip(bounds, found, strict=True):
-                if own is not None:
-                    np.maximum(bound, own, out=bound)
+            bounds = [_larger(*both) for both in zip(bounds, found, strict=True)]
     return bounds
+
+
+def _larger(a: Found, b: Found) -> Found:
+    return Found(np.maximum(a.lower, b.lower), np.maximum(a.upper, b.upper))
 
 
 def _region(domain: Domain, start: int, stop: int, inputs: Format | None) -> tuple[np.ndarray, np.ndarray]:

@@ -68,7 +68,7 @@ def check_claim(
 
     Raises:
         VerificationError: The checker's bound of some output exceeds the claimed one, or (points) the claimed lower end
-            of the maximum exceeds the checker's bound.
+            of the maximum exceeds what the checker finds surely reached.
     """
     backward = claim.method == "backward"
     bounds_of = backward_bounds if backward and not quick else output_bounds
@@ -78,7 +78,7 @@ def check_claim(
         in_float64 = _ARITHMETICS[claim.arithmetic]
         networks = _evaluated(folded, layers, "float64", position) if in_float64 else (folded, layers)
         own = bounds_of(*networks, domain)
-    found = max(float(leaf.max()) for leaf in own)
+    found = max(float(leaf.upper.max()) for leaf in own)
     checked = functools.partial(
         CheckedCertificate,
         kind=claim.kind,
@@ -89,8 +89,8 @@ def check_claim(
     )
     if backward and quick:
         return checked(recomputed=None, interval=found)
-    for leaf, (bounds, claimed) in enumerate(zip(own, claim.per_output, strict=True)):
-        bounds = bounds.reshape(-1)
+    for leaf, (ends, claimed) in enumerate(zip(own, claim.per_output, strict=True)):
+        bounds = ends.upper.reshape(-1)
         if not (bounds <= claimed).all():
             worst = int(np.argmax(bounds - claimed))
             raise VerificationError(
@@ -98,11 +98,15 @@ def check_claim(
                 f"domain {position}, output {leaf}, element {worst}: the difference is bounded by {bounds[worst]!r}, "
                 f"the certificate claims {claimed[worst]!r}",
             )
-    if not claim.lower <= found:
-        raise VerificationError("bound", f"domain {position}: the claimed lower end {claim.lower} exceeds {found}")
+    reached = max(float(leaf.lower.max()) for leaf in own)
+    if not claim.lower <= reached:
+        raise VerificationError(
+            "bound",
+            f"domain {position}: the claimed lower end {claim.lower} exceeds {reached}, which is surely reached",
+        )
     if claim.float32 is not None:
         networks = _evaluated(folded, layers, "float32", position)
-        largest = max(float(leaf.max()) for leaf in bounds_of(*networks, domain, FORMATS["float32"]))
+        largest = max(float(leaf.upper.max()) for leaf in bounds_of(*networks, domain, FORMATS["float32"]))
         if not largest <= claim.float32:
             found = f"the difference in float32 is bounded by {largest!r}, the certificate claims {claim.float32!r}"
             raise VerificationError("bound", f"domain {position}: {found}")

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from slth_compile.checker import exact_layers, exact_operations
-from slth_compile.checker.bounds import last_reads
+from slth_compile.checker.bounds import Found, last_reads
 from slth_compile.checker.domain import Domain
 from slth_compile.checker.fixed_point import BITS, Number, add, enclosed, from_floats
 from slth_compile.checker.fold import Folded
@@ -47,13 +47,6 @@ class Both(NamedTuple):
     z: Number
 
 
-class Found(NamedTuple):
-    """For each element of an output leaf, what the largest `|f(x) - g(x)|` is at least and at most."""
-
-    lower: np.ndarray
-    upper: np.ndarray
-
-
 class _Layers(NamedTuple):
     """The layers by position: enclosed, and in limbs."""
 
@@ -63,8 +56,8 @@ class _Layers(NamedTuple):
 
 def exact_bounds(
     folded: Folded, layers: Mapping[int, PairLayer], domain: Domain, claimed: Sequence[np.ndarray]
-) -> list[np.ndarray]:
-    """For each output leaf and element, a number that `|f(x) - g(x)|` exceeds at none of the points.
+) -> list[Found]:
+    """For each output leaf and element, how large `|f(x) - g(x)|` gets at the points.
 
     It takes as many limbs as it needs to be within 2^-24 of what is claimed, and more where that leaves a claim open,
     up to `MAX_LIMBS`.
@@ -76,7 +69,7 @@ def exact_bounds(
         claimed: What the elements of each output leaf are said not to exceed, flat arrays.
 
     Returns:
-        One float64 array an output leaf, of the leaf's shape.
+        float64 arrays of each output leaf's shape.
 
     Raises:
         VerificationError: A sample needs more memory than the checker allows, or a number is out of range.
@@ -93,7 +86,7 @@ def exact_bounds(
             undecided = (leaf.upper > claim) & (leaf.lower <= claim)
             open_width = max(open_width, float((leaf.upper - leaf.lower)[undecided].max(initial=0.0)))
         if false or not 0 < open_width < before / 2 or limbs == MAX_LIMBS:
-            return [leaf.upper for leaf in found]
+            return found
         before, limbs = open_width, limbs + 1
 
 
