@@ -38,10 +38,10 @@ from slth_compile.report.summary import Measured, Summary
 from slth_compile.source.layout import Layout
 from slth_compile.summarise import measured_from_json, stats_json, summarise
 from slth_compile.ticket import format as ticket_format
+from slth_compile.ticket import workspace
 from slth_compile.ticket.apply import effective_layers, effective_weights
 from slth_compile.ticket.materialise import PrunedRandomNetwork, network
 from slth_compile.ticket.ticket import EffectiveLayer, Ticket
-from slth_compile.ticket.workspace import Workspace
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -268,14 +268,7 @@ class Compiled:
         Raises:
             InputError: The directory exists, or cannot be written.
         """
-        workspace = Workspace(pathlib.Path(directory))
-        workspace.refuse_occupied(resume=False, force=force)
-        try:
-            workspace.begin(self.ticket_id, resume=False)
-            workspace.finish(self.files())
-        except OSError as error:
-            workspace.discard()
-            raise InputError(f"{directory}: cannot be written ({error.strerror or error})") from error
+        workspace.save(pathlib.Path(directory), self.ticket_id, self.files, force=force)
         return self.ticket_id
 
     def files(self) -> dict[str, bytes]:

@@ -24,9 +24,9 @@ from slth_compile.progress import Progress, silent
 from slth_compile.report import numbers
 from slth_compile.source.threefry import GENERATOR
 from slth_compile.ticket import found as found_format
+from slth_compile.ticket import workspace
 from slth_compile.ticket.format import MANIFEST, MASKS, STATS, SUMS, checksums, mask_sizes
 from slth_compile.ticket.found import STATEMENT, FoundTicket
-from slth_compile.ticket.workspace import Workspace
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -155,14 +155,7 @@ class Found:
         Raises:
             InputError: The directory exists, or cannot be written.
         """
-        workspace = Workspace(pathlib.Path(directory))
-        workspace.refuse_occupied(resume=False, force=force)
-        try:
-            workspace.begin(self.ticket_id, resume=False)
-            workspace.finish(self.files())
-        except OSError as error:
-            workspace.discard()
-            raise InputError(f"{directory}: cannot be written ({error.strerror or error})") from error
+        workspace.save(pathlib.Path(directory), self.ticket_id, self.files, force=force)
         return self.ticket_id
 
     def files(self) -> dict[str, bytes]:

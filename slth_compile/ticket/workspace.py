@@ -6,7 +6,7 @@ import dataclasses
 import os
 import pathlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import safetensors
@@ -159,3 +159,25 @@ def _sync_directory(path: pathlib.Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def save(directory: pathlib.Path, ticket_id: str, files: Callable[[], Mapping[str, bytes]], *, force: bool) -> None:
+    """A ticket directory in its place, written beside it and renamed as the last act.
+
+    Args:
+        directory: Where; it must not exist unless `force`.
+        ticket_id: Of the ticket.
+        files: Makes the contents by name.
+        force: Whether an existing one is replaced.
+
+    Raises:
+        InputError: The directory exists, or cannot be written.
+    """
+    workspace = Workspace(directory)
+    workspace.refuse_occupied(resume=False, force=force)
+    try:
+        workspace.begin(ticket_id, resume=False)
+        workspace.finish(files())
+    except OSError as error:
+        workspace.discard()
+        raise InputError(f"{directory}: cannot be written ({error.strerror or error})") from error
