@@ -18,8 +18,9 @@ from slth_compile.graph.graph import Graph
 from slth_compile.graph.nodes import Weighted
 from slth_compile.plan.budget import AUTO, TYPICAL, allocate
 from slth_compile.plan.copies import Built, plan_copies
+from slth_compile.plan.cost import mask_bits, solving_seconds
 from slth_compile.plan.objective import plan_fewest_bits, plan_pinned, plan_sparsest
-from slth_compile.plan.one_product import plan_one_product, predicted_bits
+from slth_compile.plan.one_product import plan_one_product
 from slth_compile.plan.typical import widening
 from slth_compile.plan.width import Problems, plan_gadget
 from slth_compile.source.law import STANDARD, SourceLaw
@@ -36,33 +37,8 @@ from slth_compile.source.layout import (
     Layout,
 )
 from slth_compile.source.network import kernel_shape
-from slth_compile.subset_sum.code_length import tried
-from slth_compile.subset_sum.problem import rounding
-
-# Problems a second of one core in 64 bits, measured for these windows; between them by interpolation.
-_RATES = (
-    (8, 9e6),
-    (12, 3e6),
-    (16, 8e5),
-    (20, 1.5e5),
-    (24, 2.4e4),
-    (28, 4.5e3),
-    (34, 6e3),
-    (42, 1.5e3),
-    (50, 400),
-    (58, 100),
-)
 
 _BIAS_WIDENING = 2
-
-# How many times as many in 32 bits.
-_NARROW = 1.8
-
-# The same for the cheapest subset within a tolerance.
-_CHEAPEST_RATES = ((8, 7e6), (12, 1.5e6), (16, 2.2e5), (20, 1.8e4), (24, 1.2e3))
-
-# Products a second of one core that are compared with a weight.
-_PRODUCTS = 1e8
 
 PLANNED = {CLOSEST: plan_gadget, SPARSEST: plan_sparsest, FEWEST_BITS: plan_fewest_bits}
 PINNED = {CLOSEST: plan_gadget, SPARSEST: plan_pinned, FEWEST_BITS: plan_pinned}
@@ -208,11 +184,11 @@ def predict(graph: Graph, layout: Layout, bound: float, promise: str) -> Plan:
             + outputs * (layer.bias.width if layer.bias else 0),
             parameters_u=in_u + (layer.bias.width if layer.bias else 0),
             problems=problems + outputs,
-            mask_bits=round(problems * _bits(layer.kernel, layout) + outputs * _bits(layer.bias, layout)),
+            mask_bits=round(problems * mask_bits(layer.kernel, layout) + outputs * mask_bits(layer.bias, layout)),
         )
         sizes.append(size)
-        seconds += _seconds(problems, layer.kernel, layout)
-        seconds += _seconds(outputs, layer.bias, layout) if layer.bias else 0.0
+        seconds += solving_seconds(problems, layer.kernel, layout)
+        seconds += solving_seconds(outputs, layer.bias, layout) if layer.bias else 0.0
         memory = max(memory, problems * (64 + 16 * layer.kernel.window))
     weights = sum(size.weights for size in sizes)
     smallest = layout.eps if layout.delta is None else min(layout.eps, layout.delta)
@@ -313,22 +289,3 @@ def _problems(graph: Graph, position: int, signed: bool, built: Built) -> int:
 
 def _nearer(tolerances: tuple[float, float], built: Built) -> tuple[float, float]:
     return tolerances[0] / built.nearer, tolerances[1] / built.nearer
-
-
-def _bits(gadget: Gadget | None, layout: Layout) -> float:
-    """Estimate of the mask's bits for one weight."""
-    if gadget is None:
-        return 0.0
-    return predicted_bits(gadget.width) if layout.construction == MALACH else gadget.window + 2
-
-
-def _seconds(problems: int, gadget: Gadget, layout: Layout) -> float:
-    if layout.construction == MALACH:
-        return problems * gadget.width / 2 / _PRODUCTS
-    objective = layout.objective
-    windows, rates = zip(*(_RATES if objective == CLOSEST else _CHEAPEST_RATES), strict=True)
-    problems *= 1 if objective == CLOSEST else tried(gadget.window)
-    rate = float(np.exp(np.interp(gadget.window, windows, np.log(rates))))
-    if objective == CLOSEST and rounding(gadget.window, float(np.ldexp(gadget.tolerance, -gadget.gain))) > 0:
-        rate *= _NARROW
-    return 2 * problems / rate
