@@ -52,11 +52,14 @@ def difference_lines(node: Kinked, y: Interval, d: Interval, slopes: Interval | 
     xp = library(d.lower)
     between = Interval(xp.minimum(y.lower, down(y.lower + d.lower)), xp.maximum(y.upper, up(y.upper + d.upper)))
     steep, kinks = pointwise.slope_image(node, between, slopes), _kinks(node)
-    moves = [*d, *(xp.clip(kink - start, *d) for kink in kinks for start in (*y, *kinks))]
+    apart = [kink - start for kink in kinks for start in (*y, *kinks)]
+    moves = [*d, *(xp.clip(move, *d) for move in apart)]
     images = [pointwise.difference_image(node, y, Interval(move, move), slopes) for move in moves]
     upper_slope = _chord(images[0].upper, images[1].upper, d, steep)
     lower_slope = _chord(images[0].lower, images[1].lower, d, steep)
-    off = [up(up(steep.upper - steep.lower) * abs(move)) * (4 * UNIT_ROUNDOFF) + TINY for move in moves]
+    turn, none = up(steep.upper - steep.lower) * (4 * UNIT_ROUNDOFF), xp.zeros_like(d.lower)
+    inner = [xp.where((v < d.lower) | (v > d.upper), 0.0, up(turn * abs(v)) + TINY) for v in apart]
+    off = [none, none, *inner]
     upper = [up(up(v.upper - down(upper_slope * m)) + o) for v, m, o in zip(images, moves, off, strict=True)]
     lower = [down(down(v.lower - up(lower_slope * m)) - o) for v, m, o in zip(images, moves, off, strict=True)]
     return upper_slope, functools.reduce(xp.maximum, upper), lower_slope, functools.reduce(xp.minimum, lower)

@@ -92,13 +92,16 @@ def _of_value(pieces: _Pieces, y: Interval) -> Lines:
 def _of_change(pieces: _Pieces, y: Interval, d: Interval) -> Lines:
     z = Interval(down(y.lower + d.lower), up(y.upper + d.upper))
     slopes = pieces.slopes(Interval(np.minimum(y.lower, z.lower), np.maximum(y.upper, z.upper)))
-    points = [*d, *(np.clip(kink - start, *d) for start in (*y, *pieces.kinks) for kink in pieces.kinks)]
+    moves = [kink - start for start in (*y, *pieces.kinks) for kink in pieces.kinks]
+    points = [*d, *(np.clip(move, *d) for move in moves)]
     values = [pieces.change(y, Interval(point, point)) for point in points]
     above = chord(values[0].upper, values[1].upper, d, slopes)
     below = chord(values[0].lower, values[1].lower, d, slopes)
     # A d that is a rounded difference is off by UNIT of it, and h less the line by as much times its slopes in d.
     turn = up(slopes.upper - slopes.lower)
-    return around(points, values, above, below, [up(turn * np.abs(p)) * (3 * UNIT) + TINY for p in points])
+    nothing = np.zeros_like(d.lower)
+    slack = [np.where((v < d.lower) | (v > d.upper), 0.0, up(turn * np.abs(v)) * (3 * UNIT) + TINY) for v in moves]
+    return around(points, values, above, below, [nothing, nothing, *slack])
 
 
 def _prelu_slopes(v: Interval, slopes: np.ndarray) -> Interval:
