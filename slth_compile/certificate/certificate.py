@@ -134,9 +134,10 @@ def certify_enclosed(
     float32 = None
     if in_float32 is not None:
         inputs = widened(domain.regions(), FLOAT32)
-        float32 = certificate_of(
-            engine.enclose(*in_float32, inputs, domain.kind, effort=effort), domain.kind, index
-        ).bound
+        # A checker finds both statements by one method.
+        own = effort if enclosed.method == "backward" else engine.QUICK
+        widest = engine.enclose(*in_float32, inputs, domain.kind, effort=own)
+        float32 = certificate_of(widest, domain.kind, index).bound
     found = certificate_of(enclosed, domain.kind, index)
     arithmetic = REAL if in_float64 is None else REAL_AND_FLOAT64
     return dataclasses.replace(found, arithmetic=arithmetic, float32=float32), enclosed

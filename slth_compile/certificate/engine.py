@@ -22,7 +22,7 @@ QUICK, NORMAL, FULL = EFFORTS = ("quick", "normal", "full")
 """Intervals alone; fixed point at points, and backward passes up to `LARGEST_WORK`; the same whatever passes cost."""
 
 LARGEST_WORK = 2**44
-"""Multiplications of backward passes for every element of every activation, all regions together: minutes."""
+"""Multiplications of backward passes for every element that is tightened, all regions together: minutes."""
 
 EXACT = "exact"
 """Points by both networks in fixed point."""
@@ -118,7 +118,7 @@ def _work(graph: Graph, regions: int) -> int:
     bent = sum(
         math.prod(graph.shapes[node.inputs[0]])
         for node in graph.nodes
-        if isinstance(node, n.Activation | n.MaxPool | n.Maximum)
+        if isinstance(node, n.Activation | n.MaxPool | n.Maximum | n.LayerNorm | n.Softmax)
     )
     return 3 * bent * multiplications(graph) * regions
 
