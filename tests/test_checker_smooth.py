@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
-from random_networks import Case, attended, drawer, excited, random_case
+from random_networks import Case, attended, drawer, excited, random_case, residual
 from test_checker_backward import checker_differences, checker_net, without_radii
 from test_difference import random_regions
+from test_engines import checker_layers
 
 from slth_compile.certificate.activations import activations
 from slth_compile.certificate.backward import noise
 from slth_compile.certificate.backward.engine import bound_difference_backward
-from slth_compile.certificate.certificate import certificate_of
+from slth_compile.certificate.certificate import certificate_of, certify_enclosed
 from slth_compile.certificate.engine import Enclosed
-from slth_compile.checker import backward, lines, tighten
+from slth_compile.checker import backward, execution, lines, tighten
 from slth_compile.graph.evaluate import LayerWeights
 
 Regions = tuple[np.ndarray, np.ndarray]
@@ -49,6 +52,25 @@ def test_both_engines_agree(network: Callable, seeds: range, monkeypatch: pytest
                 for end in ("lower", "upper"):
                     np.testing.assert_allclose(getattr(a, end), getattr(b, end), rtol=1e-9, atol=1e-11)
                 assert np.all(np.maximum(-a.lower, a.upper).max(0) <= claimed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("network", "seed", "size"), [(excited, 0, 1e-1), (residual, 7, 1.0)])
+def test_evaluations_are_confirmed(network: Callable, seed: int, size: float) -> None:
+    """Of float32 without its margin neither is: the compiler allows for more roundings, and other lines result."""
+    case, regions = case_of(network, seed, size, 0.7)
+    case = without_radii(case)
+    domain: Any = SimpleNamespace(regions=lambda: regions, kind="balls")
+    published, _ = certify_enclosed(case.graph, case.errors, domain, 0)
+    assert published.method == "backward" and published.arithmetic == "real, float64"
+    folded, layers = checker_layers(case.graph, case.graph, dict(case.errors))
+    for name, claimed in (("float64", published.bound), ("float32", published.float32)):
+        both = execution.evaluated(folded, layers, execution.FORMATS[name])
+        assert both is not None and claimed is not None
+        net = tighten.net_of(both.folded, both.layers)
+        found = checker_differences(net, *execution.rounded_inputs(*regions, execution.FORMATS[name]))
+        largest = max(float(np.maximum(-leaf.lower, leaf.upper).max()) for leaf in found)
+        assert largest <= claimed <= largest * (1 + 2.0**-7)
 
 
 def excess(network: Callable, seed: int) -> float:
