@@ -111,6 +111,36 @@ def excited(draw: Draw) -> Graph:
     return Graph(nodes, (12, 14))
 
 
+def attended(draw: Draw) -> Graph:
+    """A head of attention between norms, every smooth activation behind it, a softmax that is an output and read."""
+    nodes = (
+        n.Input(shape=(3, 2)),
+        n.Dense(inputs=(0,), kernel=draw(2, 3), bias=draw(3)),
+        n.Silu(inputs=(1,)),
+        n.LayerNorm(inputs=(2,), epsilon=0.25),
+        n.Dense(inputs=(3,), kernel=draw(3, 2)),
+        n.Transpose(inputs=(4,), permutation=(1, 0)),
+        n.MatrixProduct(inputs=(4, 5)),
+        n.Softmax(inputs=(6,), axis=1),
+        n.MatrixProduct(inputs=(7, 2)),
+        n.Dense(inputs=(8,), kernel=draw(3, 3), bias=draw(3)),
+        n.Sigmoid(inputs=(9,)),
+        n.Tanh(inputs=(9,)),
+        n.Multiply(inputs=(10, 11)),
+        n.Add(inputs=(12, 2)),
+        n.Dense(inputs=(13,), kernel=draw(3, 3), bias=draw(3)),
+        n.Gelu(inputs=(14,), approximate=False),
+        n.LayerNorm(inputs=(15,), epsilon=0.5, centred=False),
+        n.Dense(inputs=(16,), kernel=draw(3, 2)),
+        n.Gelu(inputs=(17,), approximate=True),
+        n.Dense(inputs=(18,), kernel=draw(2, 2)),
+        n.Softmax(inputs=(19,), axis=1),
+        n.Dense(inputs=(20,), kernel=draw(2, 2)),
+        n.HardSwish(inputs=(21,)),
+    )
+    return Graph(nodes, (22, 20))
+
+
 def upsampled(draw: Draw) -> Graph:
     """A transposed convolution as a dilated map and a plain one; interpolation of both signs and of one."""
     nodes = (

@@ -11,11 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from checker_lines import assert_alike, lines_by_both
+from hypothesis import Phase, given, settings
 
-from slth_compile.certificate import enclosure, kinked, lines, pointwise
+from slth_compile.certificate import enclosure, kinked, kinked_lines, lines, pointwise
 from slth_compile.certificate.enclosure import Interval
 from slth_compile.checker import kinked as checker_kinked
+from slth_compile.checker import kinked_lines as checker_kinked_lines
 from slth_compile.checker import operations
 from slth_compile.checker.arithmetic import Interval as CheckerInterval
 from slth_compile.graph import nodes as n
@@ -136,11 +138,63 @@ def test_images_are_exact(name, a, b, c, e) -> None:
 def test_lines_hold_at_every_vertex(name, a, b, c, e) -> None:
     node, function, kinks = KINKED[name]
     y, d = interval(a, b), interval(c, e)
-    at, moved = lines.value_lines(node, y), lines.difference_lines(node, y, d)
-    for v, w in vertices(y, d, kinks):
-        for found, x, truth in ((at, v, function(v)), (moved, w, function(v + w) - function(v))):
+    if isinstance(node, n.Relu | n.LeakyRelu):  # the checker's planes are in test_checker_backward
+        engines = [(lines.value_lines(node, y), lines.difference_lines(node, y, d))]
+    else:
+        engines = lines_by_both(node, y, d)
+    for at, moved in engines:
+        for v, w in vertices(y, d, kinks):
+            for found, x, truth in ((at, v, function(v)), (moved, w, function(v + w) - function(v))):
+                upper_slope, upper, lower_slope, lower = (Fraction(float(part[0])) for part in found)
+                assert lower_slope * x + lower <= truth <= upper_slope * x + upper
+
+
+@given(names, numbers, numbers, numbers, numbers)
+@settings(max_examples=100, deadline=None)
+def test_lines_touch_at_a_vertex_above_and_below(name, a, b, c, e) -> None:
+    """No line of its slope is nearer: by both engines, but for rounding."""
+    node, function, kinks = KINKED[name]
+    if isinstance(node, n.Relu | n.LeakyRelu):
+        return
+    y, d = interval(a, b), interval(c, e)
+    for at, moved in lines_by_both(node, y, d):
+        corners = vertices(y, d, kinks)
+        of_y, of_d = [(v, function(v)) for v, _ in corners], [(w, function(v + w) - function(v)) for v, w in corners]
+        for found, held in ((at, of_y), (moved, of_d)):
             upper_slope, upper, lower_slope, lower = (Fraction(float(part[0])) for part in found)
-            assert lower_slope * x + lower <= truth <= upper_slope * x + upper
+            size = max(abs(x) + abs(v) for x, v in held) * (1 + abs(upper_slope) + abs(lower_slope))
+            room = size * Fraction(1, 10**14) + Fraction(1, 10**260)
+            if isinstance(node, n.HardSigmoid):
+                room += (1 + abs(Fraction(node.offset))) * Fraction(1, 10**14)
+            assert min(upper_slope * x + upper - v for x, v in held) <= room
+            assert min(v - lower_slope * x - lower for x, v in held) <= room
+
+
+WILD = [-1e-300, -1e-17, -(2.0**-60), 0.0, 2.0**-60, 1e-17, 0.1, -0.3, 0.5, -0.75, 1.0, -1.0, 3.0, 6.0, -1e8, 1e8]
+
+
+@pytest.mark.parametrize("name", KINKED)
+def test_both_engines_draw_the_same_lines(name: str) -> None:
+    node, rng = KINKED[name][0], np.random.default_rng(0)
+    if not isinstance(node, n.Relu | n.LeakyRelu):
+        y, d = (
+            np.where(rng.random((2, 4000)) < 0.5, rng.choice(WILD, (2, 4000)), rng.normal(size=(2, 4000))) for _ in "yd"
+        )
+        assert_alike(node, Interval(*np.sort(y, 0)), Interval(*np.sort(d, 0)))
+
+
+@pytest.mark.parametrize("module", [kinked_lines, checker_kinked_lines])
+def test_a_line_that_is_not_rounded_outward_is_seen(module, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("up", "down"):
+        monkeypatch.setattr(module, name, lambda v: v)
+
+    @given(names, st.floats(-1, 1), st.floats(-1, 1), st.floats(-1, 1), st.floats(-1, 1))
+    @settings(max_examples=300, deadline=None, database=None, phases=[Phase.generate])
+    def hold(name, a, b, c, e) -> None:
+        test_lines_hold_at_every_vertex.hypothesis.inner_test(name, a, b, c, e)
+
+    with pytest.raises(AssertionError):
+        hold()
 
 
 @given(st.lists(st.tuples(numbers, numbers), min_size=4, max_size=4), st.lists(st.floats(0, 1), min_size=4, max_size=4))

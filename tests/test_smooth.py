@@ -10,13 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from checker_lines import assert_alike, lines_by_both
+from hypothesis import Phase, example, given, settings
 from smooth_truth import SMOOTH, Function, distribution
 
 from slth_compile.certificate import elementary, lines, pointwise, smooth
 from slth_compile.certificate.enclosure import Interval
 from slth_compile.checker import elementary as checker_elementary
 from slth_compile.checker import smooth as checker_smooth
+from slth_compile.checker import smooth_lines as checker_smooth_lines
 from slth_compile.checker.arithmetic import Interval as CheckerInterval
 from slth_compile.graph.nodes import OPERATION_NAMES, Gelu
 
@@ -212,14 +214,50 @@ def test_third_derivatives_are_below_their_bounds(name) -> None:
 def test_lines_hold_the_activation_and_its_difference(name, a, b, c, e, inside) -> None:
     node, value, _ = SMOOTH[name]
     y, d = interval(a, b), interval(c, e)
-    at, moved = lines.value_lines(node, y), lines.difference_lines(node, y, d)
+    engines = lines_by_both(node, y, d)
     with localcontext() as context:
         context.prec = digits(a, b, c, e)
         for first, second in [(0.0, 0.0), (1.0, 1.0), (0.0, 1.0), *inside[:2]]:
             x, move = (Decimal(between(v.lower[0], v.upper[0], s)) for v, s in ((y, first), (d, second)))
-            assert_between(at, x, value(x), abs(value(x)) * Decimal("1e-50"))
-            if not 0 < abs(move) < Decimal("1e-30"):
-                assert_between(moved, move, *change_and_rounding(value, x, move))
+            truth, moves = value(x), not 0 < abs(move) < Decimal("1e-30")
+            change = change_and_rounding(value, x, move) if moves else None
+            for at, moved in engines:
+                assert_between(at, x, truth, abs(truth) * Decimal("1e-50"))
+                if change is not None:
+                    assert_between(moved, move, *change)
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_both_engines_draw_the_same_lines(name: str) -> None:
+    rng, size = np.random.default_rng(0), (2, 500)
+    for scale in (1e-9, 1e-3, 1.0, 30.0):
+        y, d = (np.where(rng.random(size) < 0.3, rng.choice(SPECIAL, size), rng.normal(size=size) * 5) for _ in "yd")
+        assert_alike(SMOOTH[name][0], Interval(*np.sort(y, 0)), Interval(*np.sort(d * scale, 0)))
+
+
+@pytest.mark.parametrize("module", [lines, checker_smooth_lines])
+@pytest.mark.parametrize("broken", ["slopes", "change"])
+def test_lines_of_slopes_or_changes_that_are_too_small_are_seen(module, broken, monkeypatch) -> None:
+    """A hundredth is left out of the slopes, or of the images of changes, that lines are made of."""
+    checker = module is checker_smooth_lines
+    owner, name = (checker_smooth, broken) if checker else (lines, {"slopes": "slope", "change": "difference"}[broken])
+    name = name if checker else f"{name}_image"
+    own = getattr(owner, name)
+
+    def shrunk(*arguments):
+        found = own(*arguments)
+        less = 0.01 * (found.upper - found.lower)
+        return type(found)(found.lower + less, found.upper - less)
+
+    monkeypatch.setattr(owner, name, shrunk)
+
+    @given(names, st.floats(-3, 3), st.floats(-3, 3), st.floats(-3, 3), st.floats(-3, 3), shares)
+    @settings(max_examples=400, deadline=None, database=None, phases=[Phase.generate])
+    def hold(name, a, b, c, e, inside) -> None:
+        test_lines_hold_the_activation_and_its_difference.hypothesis.inner_test(name, a, b, c, e, inside)
+
+    with pytest.raises(AssertionError):
+        hold()
 
 
 def assert_between(found: lines.Lines, x: Decimal, truth: Decimal, slack: Decimal) -> None:

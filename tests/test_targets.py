@@ -16,7 +16,7 @@ from slth_compile.graph.evaluate import evaluate, target_weights
 from slth_compile.graph.fold import fold
 
 DELTA = 0.05
-BACKWARD = ("strided", "signal")
+BACKWARD = ("strided", "signal", "bent", "smooth", "excite")
 SLOW = ("convnext", "transformer", "bent", "excite", "smooth", "upsampled", "sparse", "alone", "half", "separable")
 
 

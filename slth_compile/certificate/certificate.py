@@ -21,6 +21,9 @@ from slth_compile.progress import Progress, silent
 # lines depend on earlier passes, 1e-10.
 _MARGINS = {"interval": 2.0**-32, "backward": 2.0**-30}
 
+# Lines depend on how much is allowed for float32's roundings, which a checker need not do alike: seen up to 3e-4.
+_FLOAT32_MARGIN = 2.0**-8
+
 # Both radii of a checker are below 2^-23 of the bound.
 _EXACT_MARGIN = 2.0**-20
 
@@ -45,7 +48,7 @@ class Certificate:
         per_output: Bounds of every output element, one float64 array a leaf.
         arithmetic: One of `ARITHMETICS`, what all of these are true for; see `execution` for what float64 stands for.
         float32: No output differs by more where both networks are evaluated in float32, weights rounded to it; None
-            where that is not known.
+            where that is not known. By the same method, with 2^-8 of it to spare for `"backward"`.
     """
 
     domain: int
@@ -89,7 +92,7 @@ def certify_domain(
     progress: Progress = silent,
     exact: Exact | None = None,
 ) -> Certificate:
-    """The certificate of a ticket for one domain, by a method that the checker replays.
+    """The certificate of a ticket for one domain.
 
     Args:
         graph: The folded target.
@@ -100,7 +103,7 @@ def certify_domain(
         progress: Called as regions are done.
         exact: Both networks' layers, for points where intervals say little; None does without.
     """
-    return certify_enclosed(graph, errors, domain, index, effort, progress, exact, replayed=True)[0]
+    return certify_enclosed(graph, errors, domain, index, effort, progress, exact)[0]
 
 
 def certify_enclosed(
@@ -111,8 +114,6 @@ def certify_enclosed(
     effort: str = engine.NORMAL,
     progress: Progress = silent,
     exact: Exact | None = None,
-    *,
-    replayed: bool = False,
 ) -> tuple[Certificate, engine.Enclosed]:
     """The certificate of two networks for one domain, and the enclosures that it publishes numbers of.
 
@@ -124,9 +125,7 @@ def certify_enclosed(
         effort: One of `engine.EFFORTS`.
         progress: Called as regions are done.
         exact: As for `certify_domain`.
-        replayed: As for `engine.enclose`.
     """
-    options: dict[str, Any] = {"effort": effort, "replayed": replayed}
     with np.errstate(all="ignore"):
         in_float64, in_float32 = (evaluated(graph, errors, format) for format in (FLOAT64, FLOAT32))
     both = in_float64 or (graph, errors)
@@ -134,11 +133,16 @@ def certify_enclosed(
         # What float64 may round says more about float64 than about the networks.
         enclosed = engine.enclose_closest(graph, errors, exact, domain.regions()[0], progress)
         return certificate_of(enclosed, domain.kind, index), enclosed
-    enclosed = engine.enclose(*both, domain.regions(), domain.kind, **options, progress=progress)
+    enclosed = engine.enclose(*both, domain.regions(), domain.kind, effort=effort, progress=progress)
     float32 = None
     if in_float32 is not None:
         inputs = widened(domain.regions(), FLOAT32)
-        float32 = certificate_of(engine.enclose(*in_float32, inputs, domain.kind, **options), domain.kind, index).bound
+        # A checker finds both statements by one method.
+        own = effort if enclosed.method == "backward" else engine.QUICK
+        widest = engine.enclose(*in_float32, inputs, domain.kind, effort=own)
+        float32 = certificate_of(widest, domain.kind, index).bound
+        if widest.method == "backward":
+            float32 = published_up(float(up(float32 * (1 + _FLOAT32_MARGIN))))
     found = certificate_of(enclosed, domain.kind, index)
     arithmetic = REAL if in_float64 is None else REAL_AND_FLOAT64
     return dataclasses.replace(found, arithmetic=arithmetic, float32=float32), enclosed

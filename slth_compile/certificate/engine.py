@@ -22,7 +22,7 @@ QUICK, NORMAL, FULL = EFFORTS = ("quick", "normal", "full")
 """Intervals alone; fixed point at points, and backward passes up to `LARGEST_WORK`; the same whatever passes cost."""
 
 LARGEST_WORK = 2**44
-"""Multiplications of backward passes for every element of every activation, all regions together: minutes."""
+"""Multiplications of backward passes for every element that is tightened, all regions together: minutes."""
 
 EXACT = "exact"
 """Points by both networks in fixed point."""
@@ -33,12 +33,6 @@ TELLING = 2.0**-6
 _FIRST = 2
 # Of the outputs: closer than anybody asks for.
 _CLOSE = 2.0**-40
-
-_REPLAYED = (
-    *(n.Input, n.Convolution, n.Dense, n.Affine, n.Relu, n.LeakyRelu, n.MaxPool, n.Maximum, n.AveragePool, n.Mean),
-    *(n.Add, n.Concatenate, n.Slice, n.Pad, n.Dilate, n.Resample, n.Reshape, n.Transpose, n.Softmax, n.LogSoftmax),
-)
-
 
 Regions = tuple[np.ndarray, np.ndarray]
 
@@ -62,7 +56,6 @@ def enclose(
     kind: str,
     *,
     effort: str = NORMAL,
-    replayed: bool = False,
     progress: Progress = silent,
 ) -> Enclosed:
     """Enclosures of `g - f` and of `f` for every region, by the engine that bounds them closest.
@@ -76,14 +69,12 @@ def enclose(
         regions: Lower and upper ends, float64, each of shape `(regions, *input_shape)`.
         kind: The kind of domain they make up.
         effort: One of `EFFORTS`.
-        replayed: True leaves out what the independent checker cannot replay: backward passes through smooth
-            activations, products, layer norms and inner softmaxes.
         progress: Called as regions are done.
     """
     plain = bound_difference(graph, errors, *regions)
     if kind == "points":
         return Enclosed(plain, "points")
-    unfit = max(map(math.prod, graph.shapes)) > LARGEST_NODE or (replayed and not _is_replayed(graph))
+    unfit = max(map(math.prod, graph.shapes)) > LARGEST_NODE
     costly = effort == QUICK or (effort == NORMAL and _work(graph, len(regions[0])) > LARGEST_WORK)
     if unfit or costly:
         return Enclosed(plain, "interval")
@@ -122,20 +113,12 @@ def _is_narrow(leaves: tuple[Difference, ...]) -> bool:
     return width <= TELLING * _largest(leaves) < np.inf or width <= _CLOSE * outputs < np.inf
 
 
-def _is_replayed(graph: Graph) -> bool:
-    inner = {i for node in graph.nodes for i in node.inputs}
-    return all(
-        isinstance(node, _REPLAYED) and not (isinstance(node, n.Softmax) and i in inner)
-        for i, node in enumerate(graph.nodes)
-    )
-
-
 def _work(graph: Graph, regions: int) -> int:
     """Three products a layer for two rows an element; a row reaches half of the layers."""
     bent = sum(
         math.prod(graph.shapes[node.inputs[0]])
         for node in graph.nodes
-        if isinstance(node, n.Activation | n.MaxPool | n.Maximum)
+        if isinstance(node, n.Activation | n.MaxPool | n.Maximum | n.LayerNorm | n.Softmax)
     )
     return 3 * bent * multiplications(graph) * regions
 

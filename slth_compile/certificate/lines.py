@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 from typing import Any, NamedTuple
 
+from slth_compile.certificate import kinked_lines
 from slth_compile.certificate.enclosure import Interval, library, multiplied
 from slth_compile.certificate.pointwise import difference_image, slope_image, value_image
 from slth_compile.certificate.rounding import down, up
@@ -19,6 +20,9 @@ from slth_compile.graph import nodes as n
 
 PARTS = 8
 """Into how many parts an interval is cut for an intercept: its slack falls with their square."""
+
+# Of the largest change: lines are left for constants that gain this much. Engines that round elsewhere choose alike.
+_PREFERENCE = 2.0**-20
 
 
 class Lines(NamedTuple):
@@ -34,13 +38,18 @@ def value_lines(node: n.Activation, y: Interval, slopes: Interval | None = None)
     """Lines around `a(y)`, both with the slope of the chord between the ends.
 
     On a part of the interval with centre c and radius r, slopes of `a` in [m, M],
-    `a(y) - s y <= a(c) - s c + max(M - s, s - m) r`; the intercept is the largest of the parts'.
+    `a(y) - s y <= a(c) - s c + max(M - s, s - m) r`; the intercept is the largest of the parts'. Where `a` has kinks it
+    is the exact one.
 
     Args:
         node: The activation.
         y: Its argument, float64.
         slopes: Of a PReLU, as `pointwise.value_image` takes them.
     """
+    if isinstance(node, kinked_lines.Kinked):
+        return Lines(*kinked_lines.value_lines(node, y, slopes))
+    if isinstance(node, n.HardSwish):
+        return Lines(*kinked_lines.hard_swish_lines(y))
     xp = library(y.lower)
     flat = value_image(node, y, slopes)
     width = y.upper - y.lower
@@ -64,7 +73,8 @@ def difference_lines(node: n.Activation, y: Interval, d: Interval, slopes: Inter
     """Lines around `h(y, d) = a(y + d) - a(y)`.
 
     With slopes of `a` in [m, M] between all y and `y + d`, `min(m d, M d) <= h <= max(m d, M d)`: the lines are the
-    chords of both. Where the image of h is closer at the middle of [dl, du] a line is constant.
+    chords of both. Where the image of h is closer at the middle of [dl, du] a line is constant. Where `a` is linear on
+    pieces, lines follow the pieces instead.
 
     Args:
         node: The activation.
@@ -72,6 +82,8 @@ def difference_lines(node: n.Activation, y: Interval, d: Interval, slopes: Inter
         d: Ticket minus target, before the activation.
         slopes: Of a PReLU, as `pointwise.value_image` takes them.
     """
+    if isinstance(node, kinked_lines.Kinked):
+        return Lines(*kinked_lines.difference_lines(node, y, d, slopes))
     xp = library(d.lower)
     between = Interval(xp.minimum(y.lower, down(y.lower + d.lower)), xp.maximum(y.upper, up(y.upper + d.upper)))
     steep, flat = slope_image(node, between, slopes), difference_image(node, y, d, slopes)
@@ -90,9 +102,11 @@ def difference_lines(node: n.Activation, y: Interval, d: Interval, slopes: Inter
     tops = [up(v.upper - down(upper_slope * end)) for v, end in zip(ends, d, strict=True)]
     bottoms = [down(v.lower - up(lower_slope * end)) for v, end in zip(ends, d, strict=True)]
     upper, lower = xp.maximum(*tops), xp.minimum(*bottoms)
-    tilted = upper_slope * middle + upper < flat.upper
+    size = xp.maximum(abs(steep.lower), abs(steep.upper)) * xp.maximum(abs(d.lower), abs(d.upper))
+    # What overflowed is never chosen.
+    tilted = upper_slope * middle + upper - _PREFERENCE * size <= flat.upper
     upper_slope, upper = xp.where(tilted, upper_slope, 0.0), xp.where(tilted, upper, flat.upper)
-    tilted = lower_slope * middle + lower > flat.lower
+    tilted = lower_slope * middle + lower + _PREFERENCE * size >= flat.lower
     return Lines(upper_slope, upper, xp.where(tilted, lower_slope, 0.0), xp.where(tilted, lower, flat.lower))
 
 

@@ -2,7 +2,8 @@
 
 A form `A_d d + A_x x` of a node becomes forms of its operands plus a number: exactly through linear operations, through
 lines at activations. Before each activation, and at the input, what the forms amount to over the enclosures of the
-nodes they have reached is a bound; the least of them all is returned.
+nodes they have reached is a bound; the least of them all is returned. At operations that no form passes, such as
+products, the enclosure of the output takes the form's place.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import dataclasses
 import numpy as np
 
 from slth_compile.checker.arithmetic import Interval, up
+from slth_compile.checker.bends import BENDS, ENDS, activation_lines
 from slth_compile.checker.forms import (
     Form,
     Reach,
@@ -27,14 +29,10 @@ from slth_compile.checker.forms import (
 )
 from slth_compile.checker.graph import Node
 from slth_compile.checker.halves import Halves
-from slth_compile.checker.lines import Lines, Planes, activation_lines, magnitude_lines
+from slth_compile.checker.lines import Lines, Planes, magnitude_lines
 from slth_compile.checker.noise import Noise
 from slth_compile.checker.operations import State, shifted
-from slth_compile.checker.rewriting import RELUS
 from slth_compile.checker.transposed import transposed, transposed_layer
-
-STOPS = (*RELUS, "larger")
-"""Operations that lines stand for, before which a pass stops for a bound."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -129,9 +127,9 @@ def largest(places: list[Place], forms: dict[int, Form], rows: int) -> np.ndarra
     """
     value, best = np.zeros(rows), np.full(rows, np.inf)
     for k in range(max(forms), -1, -1):
-        if k not in forms:
+        if k and k not in forms:
             continue
-        if k == 0 or places[k].node.op in STOPS:
+        if k == 0 or places[k].node.op in BENDS:
             best = np.minimum(best, _bound(places, forms, value))
         if k:
             value = up(value + _step(places[k], forms.pop(k), forms))
@@ -147,6 +145,8 @@ def _bound(places: list[Place], forms: dict[int, Form], value: np.ndarray) -> np
 
 def _step(here: Place, form: Form, forms: dict[int, Form]) -> np.ndarray:
     """Moves a form to the node's operands; returns what it leaves behind, rounded up."""
+    if here.node.op in ENDS:
+        return highest(form, here.reach)
     some = form.x if form.x is not None else form.d
     assert some is not None  # a form has coefficients of x, of d or of both
     constant = np.full(some.shape[-1], here.flushed)
@@ -154,7 +154,7 @@ def _step(here: Place, form: Form, forms: dict[int, Form]) -> np.ndarray:
         constant = up(constant + weighed(coefficients, charge, form.box))
         if coefficients is not None and offset is not None:
             constant = up(constant + _product(offset, coefficients, form))
-    if here.node.op in STOPS:
+    if here.node.op in BENDS:
         return _through_lines(here, form, forms, constant)
     if here.halves is not None:
         return _through_layer(here, here.halves, form, forms, constant)

@@ -51,6 +51,11 @@ def activation_lines(node: Node, y: Interval, d: Interval | None) -> tuple[Lines
     return _leaky_relu(y, slope), None if d is None else _leaky_relu_change(y, d, slope)
 
 
+def flat_planes(lines: Lines) -> Planes:
+    """Planes that follow d alone."""
+    return Planes(lines, np.zeros_like(lines.above_slope), np.zeros_like(lines.below_slope))
+
+
 def magnitude_lines(z: Interval) -> Lines:
     """Lines of `|z|`."""
     low, high = z

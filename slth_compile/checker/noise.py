@@ -14,6 +14,7 @@ import numpy as np
 
 from slth_compile.checker import pooling
 from slth_compile.checker.arithmetic import TINY, Interval, gamma, up
+from slth_compile.checker.bends import ACTIVATIONS, ENDS
 from slth_compile.checker.execution import moved_by
 from slth_compile.checker.graph import Node
 from slth_compile.checker.halves import Halves
@@ -79,7 +80,9 @@ def unweighted_noise(node: Node, operands: Sequence[State], image: State, reader
         case "add" | "larger":
             (x, d), (x2, d2) = pairs
             x, d = up(x + x2), up(d + d2)
-        case "relu" | "leaky_relu" | "rounded":
+        case "rounded":
+            pass
+        case op if op in ACTIVATIONS:
             pass
         case "affine":
             scale, shift = (node.arrays.get(key) for key in ("scale", "shift"))
@@ -105,8 +108,8 @@ def unweighted_noise(node: Node, operands: Sequence[State], image: State, reader
             if readers == 1 and terms == 1:
                 return Noise(None, 0.0)
             x, d = _magnitudes(image)
-        case "softmax" | "log_softmax":
-            return Noise(None, 0.0)  # outputs, which no pass enters
+        case op if op in ENDS:
+            return Noise(None, 0.0)  # no form passes
         case _:
             raise VerificationError("target", f"no backward bound is known for the operation '{node.op}'")
     unit = gamma(terms + readers + 8)

@@ -187,19 +187,26 @@ def change(op: str, fields: Mapping[str, Any], x: Interval, d: Interval) -> Inte
     z = _sum(x, d)
     reached = Interval(np.minimum(x.lower, z.lower), np.maximum(x.upper, z.upper))
     middle = _sum(x, Interval(0.5 * d.lower, 0.5 * d.upper))
+    steep, central = (slopes(op, fields, v) for v in (reached, middle))
     if op == "hard_swish":
-        steep, central = _hard_swish_slopes(reached), _hard_swish_slopes(middle)
         bent = ((reached.lower <= -3) & (reached.upper > -3)) | ((reached.lower < 3) & (reached.upper >= 3))
         rest = np.where(bent, np.inf, 0.0)
     else:
-        curve = _curve(op, fields)
-        steep, central = (_extent(curve.slope, curve.slope_turns, v) for v in (reached, middle))
-        rest = up(np.maximum(np.abs(d.lower), np.abs(d.upper)) ** 3 * (curve.third / 24)) * (1 + _FEW)
+        third = _curve(op, fields).third
+        rest = up(np.maximum(np.abs(d.lower), np.abs(d.upper)) ** 3 * (third / 24)) * (1 + _FEW)
     moved, straight = _product(steep, d), _product(central, d)
     before, after = value(op, fields, x), value(op, fields, z)
     lowers = moved.lower, down(straight.lower - rest), down(after.lower - before.upper)
     uppers = moved.upper, up(straight.upper + rest), up(after.upper - before.lower)
     return Interval(np.maximum.reduce(lowers), np.minimum.reduce(uppers))
+
+
+def slopes(op: str, fields: Mapping[str, Any], x: Interval) -> Interval:
+    """Every derivative of the activation on an interval, at kinks those of both sides."""
+    if op == "hard_swish":
+        return _hard_swish_slopes(x)
+    curve = _curve(op, fields)
+    return _extent(curve.slope, curve.slope_turns, x)
 
 
 def _curve(op: str, fields: Mapping[str, Any]) -> _Curve:

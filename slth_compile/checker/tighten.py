@@ -11,6 +11,7 @@ import numpy as np
 from slth_compile.checker.activations import largest_difference, leaky_relu, leaky_relu_difference
 from slth_compile.checker.arithmetic import Interval, down, up
 from slth_compile.checker.backward import Place, largest, place
+from slth_compile.checker.bends import ACTIVATIONS, ENDS, NARROWED
 from slth_compile.checker.fold import Folded
 from slth_compile.checker.forms import Box, Form
 from slth_compile.checker.graph import Graph, Node
@@ -28,7 +29,6 @@ _ROWS = 64  # of a pass; they read neighbouring elements, which keeps boxes smal
 _TILE = 4  # neighbours along an axis
 
 _MOVES = ("affine", "average_pool", "mean", "slice", "pad", "dilate", "reshape", "transpose", "take", "rounded")
-_SOFTMAXES = ("softmax", "log_softmax")
 
 Map = Callable[..., Iterable[np.ndarray]]
 
@@ -59,8 +59,6 @@ def net_of(folded: Folded, layers: Mapping[int, PairLayer]) -> Net:
     """
     rewritten = rewrite(folded, layers)
     graph = rewritten.graph
-    if any(graph.nodes[i].op == "softmax" for node in graph.nodes for i in node.inputs):
-        raise VerificationError("target", "no backward bound is known for a 'softmax' that another operation reads")
     widest = max(math.prod(node.shape) for node in graph.nodes)
     for node in graph.nodes:
         if "padding" in node.fields:  # what a window reads, before the padding is cut off
@@ -104,12 +102,12 @@ class _Region:
     def enter(self, k: int, node: Node, entry: State) -> None:
         """Encloses the next node, its operand tightened before where that is worth it."""
         between = None
-        if node.op in RELUS or node.op in _SOFTMAXES:
+        if node.op in ACTIVATIONS or node.op in NARROWED:
             operand = node.inputs[0]
-            if node.op in _SOFTMAXES or not self._is_exact(operand):
-                found = self._tightened(self.states[operand], {operand: 1.0}, everything=node.op in _SOFTMAXES)
+            if node.op in NARROWED or not self._is_exact(operand):
+                found = self._tightened(self.states[operand], {operand: 1.0}, everything=node.op not in RELUS)
                 self._set(operand, found)
-            between = self.states[operand] if node.op in RELUS else None
+            between = self.states[operand] if node.op in ACTIVATIONS else None
         operands = [self.states[i] for i in node.inputs]
         if node.op == "larger":
             between = self._tightened(_between(*operands), dict(zip(node.inputs, (1.0, -1.0), strict=True)))
@@ -129,7 +127,7 @@ class _Region:
                 raise VerificationError("bound", f"the enclosure of node {k} ('{node.op}') is not finite")
         self.states.append(state)
         self.places.append(place(node, own, operands, state, noise, between))
-        if k in self.net.graph.outputs and node.op not in _SOFTMAXES and k:
+        if k in self.net.graph.outputs and node.op not in ENDS and k:
             self._set(k, self._tightened(state, {k: 1.0}, everything=True))
 
     def _set(self, k: int, state: State) -> None:
