@@ -104,12 +104,17 @@ def step(
         found = _taken(node, state)
     elif isinstance(node, Larger):
         # No element of a maximum is larger, or moves further, than the larger one of its two.
-        found = Euclidean(*(norms_of(np.stack(parts, 1)) for parts in zip(*(o.beside.state for o in operands), strict=True)))
+        found = Euclidean(
+            *(norms_of(np.stack(parts, 1)) for parts in zip(*(o.beside.state for o in operands), strict=True))
+        )
     else:
         states = [o.beside.state for o in operands]
         if isinstance(node, n.Multiply | n.MatrixProduct):
             # Their step takes |x| for a bound on |c| too.
-            states = [s._replace(norm=np.maximum(s.norm, _size(o.beside.centre))) for s, o in zip(states, operands, strict=True)]
+            states = [
+                s._replace(norm=np.maximum(s.norm, _size(o.beside.centre)))
+                for s, o in zip(states, operands, strict=True)
+            ]
         found = euclidean.unweighted_step(node, [o.shape for o in operands], states)
     off = sizes(*(_first(v) for v in (up(at_centre.x.upper - centre), up(centre - at_centre.x.lower))))
     return found._replace(spread=up(found.spread + off))

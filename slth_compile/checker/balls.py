@@ -32,6 +32,9 @@ class Balls(NamedTuple):
     d: Ball | None
 
 
+NO_BALLS = Balls(None, None)
+
+
 def balls_of(state: State, around: Around) -> Balls:
     """The balls of a node over its one region."""
     point, (_, apart, d) = around

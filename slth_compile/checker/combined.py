@@ -101,7 +101,9 @@ def behind(
         found = own if most == 1 else Lengths(*(up(v * up(np.sqrt(np.array(float(most))))) for v in own))
     elif node.op == "larger":
         # The larger of two numbers is no larger, and moves no more, than the one of them that does so most.
-        found = Lengths(*(vector_norms(np.stack(v, axis=1)) for v in zip(*(one.around.lengths for one in operands), strict=True)))
+        found = Lengths(
+            *(vector_norms(np.stack(v, axis=1)) for v in zip(*(one.around.lengths for one in operands), strict=True))
+        )
     else:
         lengths = [one.around.lengths for one in operands]
         if node.op in ("multiply", "matrix_product"):  # for which |x| has to hold for c too

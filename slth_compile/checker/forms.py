@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from slth_compile.checker.arithmetic import TINY, Interval, gamma, to_centre, up
-from slth_compile.checker.balls import Balls, highest_in
+from slth_compile.checker.balls import NO_BALLS, Balls, highest_in
 from slth_compile.checker.lines import Lines, Planes
 
 Box = tuple[tuple[int, int], ...]
@@ -35,7 +35,7 @@ class Reach(NamedTuple):
 
     x: tuple[np.ndarray, np.ndarray]
     d: tuple[np.ndarray, np.ndarray] | None
-    balls: Balls = Balls(None, None)
+    balls: Balls = NO_BALLS
 
 
 def full(shape: tuple[int, ...]) -> Box:
@@ -73,7 +73,7 @@ def add(forms: dict[int, Form], node: int, form: Form) -> None:
     forms[node] = form
 
 
-def reach_of(x: Interval, d: Interval | None, balls: Balls = Balls(None, None)) -> Reach:
+def reach_of(x: Interval, d: Interval | None, balls: Balls = NO_BALLS) -> Reach:
     """Centres and radii of enclosures of the node's shape, and balls."""
 
     def ready(interval: Interval) -> tuple[np.ndarray, np.ndarray]:

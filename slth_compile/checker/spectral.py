@@ -88,7 +88,7 @@ def layer_norm(layer: Layer, shape: tuple[int, ...], centre: np.ndarray, radius:
 def _smallest(kernel: np.ndarray, axes: Sequence[_Axis]) -> float:
     """The least of the three; what was found for the same numbers before is not computed again."""
     kernel = np.ascontiguousarray(kernel)
-    key = hashlib.sha256(repr((axes, kernel.shape)).encode() + kernel.tobytes()).digest()
+    key = hashlib.sha256(repr((_WORK, _FREQUENCIES, axes, kernel.shape)).encode() + kernel.tobytes()).digest()
     if key not in _found:
         bounds = [_by_sums(kernel, axes), _by_patches(kernel, axes)]
         if kernel.shape[1] > 1:
@@ -188,11 +188,12 @@ def _by_frequencies(kernel: np.ndarray, axes: Sequence[_Axis]) -> float:
             both = [np.matmul(np.ascontiguousarray(turns[:, which, part]), flat) for part in (0, 1)]
             blocks.append([part.reshape(-1, channels, outputs) for part in both])
         real, imaginary = (np.concatenate(part, axis=1) for part in zip(*blocks, strict=True))
-        if imaginary.any():
+        copies = 2 if imaginary.any() else 1
+        if copies == 2:
             # A complex matrix X + i Y acts on real and imaginary parts as [[X, -Y], [Y, X]], of the same norm.
             upper, below = np.concatenate([real, -imaginary], axis=2), np.concatenate([imaginary, real], axis=2)
             real = np.concatenate([upper, below], axis=1)
-        largest = max(largest, spectral_norm(real))
+        largest = max(largest, spectral_norm(real, copies))
     # An entry is off by sqrt(2) gamma_taps and the error of its roots, times the sum of magnitudes over taps.
     sums = np.concatenate([np.abs(kernel[:, which]).sum(axis=1) for which in parts], axis=1)
     off = float(vector_norms(sums.reshape(groups, -1)).max()) * (gamma(2 * taps + 8) + 16 * UNIT) * (1 + 2.0**-20)

@@ -81,7 +81,9 @@ def _reached(form: f.Form, reach: f.Reach, balls: Balls, sample: Any) -> Any:
         found = f.reached(f.Form(None, form.x), reach, sample)
         if balls.x is not None:
             centre, radius = balls.x
-            found = jnp.fmin(found, f.total(form.x * f.spread(centre, sample)) + _norm(form.x) * f.spread(radius, sample))
+            found = jnp.fmin(
+                found, f.total(form.x * f.spread(centre, sample)) + _norm(form.x) * f.spread(radius, sample)
+            )
         value = value + found
     return value
 
