@@ -336,7 +336,13 @@ def test_networks_too_large_for_passes_have_euclidean_bounds(monkeypatch: pytest
     monkeypatch.setattr(engine, "LARGEST_WORK", 0)
     domain = Box(0.0, 1.0, case.graph.input_shape)
     found = certify_domain(case.graph, case.errors, domain, 0)
-    assert found.method == "euclidean" and found.float32 is not None
+    assert (found.method, found.arithmetic) == ("euclidean", "real, float64") and found.float32 is not None
+    per_output = tuple(leaf.reshape(-1) for leaf in found.per_output)
+    figures = found.bound, found.lower, per_output, found.arithmetic, found.float32
+    own = checker_layers(case.graph, case.graph, dict(case.errors)), checker_domain("box", *domain.regions())
+    claim = checker_certificate.Claim("box", found.method, *figures)
+    recomputed = checker_certificate.check_claim(claim, 0, *own[0], own[1], quick=False).recomputed
+    assert recomputed is not None and recomputed == pytest.approx(found.bound, rel=2e-9)
     quick = certify_domain(case.graph, case.errors, domain, 0, "quick")
     assert quick.method == "interval" and quick.bound > 5 * found.bound
     monkeypatch.setattr(engine, "LARGEST_NORMS", 0)

@@ -27,7 +27,7 @@ QUICK, NORMAL, FULL = EFFORTS = ("quick", "normal", "full")
 LARGEST_WORK = 2**44
 """Multiplications of backward passes for every element of every activation, all regions together: minutes."""
 
-LARGEST_NORMS = 2**38
+LARGEST_NORMS = 2**36
 """Multiplications for the norms of all layers: minutes."""
 
 INTERVAL, EUCLIDEAN, BACKWARD = "interval", "euclidean", "backward"
