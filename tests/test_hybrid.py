@@ -27,13 +27,16 @@ from slth_compile.certificate.backward import engine as backward
 from slth_compile.certificate.backward.engine import bound_difference_backward
 from slth_compile.certificate.certificate import certificate_of, certify_domain
 from slth_compile.certificate.difference import Difference, LayerErrors, bound_difference
+from slth_compile.certificate.enclosure import Interval as EnclosureInterval
 from slth_compile.certificate.hybrid_bounds import bound_difference_euclidean, norms_of_layers
+from slth_compile.certificate.propagate import Pair
 from slth_compile.checker import balls as checker_balls
 from slth_compile.checker import bounds as checker_bounds
 from slth_compile.checker import certificate as checker_certificate
 from slth_compile.checker import combined, forms, gram, tighten
 from slth_compile.checker.arithmetic import Interval
 from slth_compile.checker.bounds import last_reads
+from slth_compile.checker.euclidean import Lengths
 from slth_compile.checker.lengths import layer_norms, walk_with_lengths
 from slth_compile.checker.operations import State
 from slth_compile.domain import Box
@@ -187,6 +190,23 @@ def test_every_operation_has_the_same_bounds_on_both_sides(target: Target) -> No
         for leaf, own, claimed in zip(leaves, checked, published.per_output, strict=True):
             np.testing.assert_allclose(largest(leaf)[0], own, rtol=1e-9, atol=1e-9 * float(own.max()))
             assert np.all(own <= claimed) and own.max() > 0
+
+
+def test_balls_count_sample_by_sample() -> None:
+    """What one sample gains by a ball is no affair of its neighbours: a checker takes them one by one."""
+    wide = Interval(*(np.tile(end, (4, 2)) for end in (-1.0, 1.0)))
+    small, large = 2 * balls.WORTH * (1 - 1e-9), 2 * balls.WORTH * (1 + 1e-9)
+    lengths = np.array([small, large])
+    beside = hybrid.Beside(np.zeros((4, 2)), euclidean.Euclidean(lengths, lengths, lengths))
+    found = balls._balls(Pair(EnclosureInterval(*wide), EnclosureInterval(*wide)), beside)
+    assert found is not None
+    for radius in (found.d, found.x[1]):
+        assert radius[0] >= small and radius[0] <= small * (1 + 1e-12) and radius[1] == np.inf
+    for sample in (0, 1):
+        around = combined.Around(np.zeros((1, 4)), Lengths(*[lengths[sample : sample + 1]] * 3))
+        ends = Interval(-np.ones((1, 4)), np.ones((1, 4)))
+        own = checker_balls.balls_of(State(ends, ends), around)
+        assert (own.x is None) == (own.d is None) == (sample == 1)
 
 
 HADAMARD = np.array([[1.0, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]]) / 2

@@ -22,8 +22,8 @@ from slth_compile.certificate.propagate import Pair
 from slth_compile.certificate.rounding import TINY, gamma, up
 from slth_compile.certificate.spectral import norms_of
 
-WORTH = 1 - 2.0**-20
-"""Balls this much smaller than what holds the boxes, and larger ones, are left out: they gain no more than this."""
+WORTH = 7 / 8
+"""A ball is left out, sample by sample, unless it is this much smaller than one around the box: it gains too little."""
 
 # More than the rounding of a root and of a few products, in XLA as well.
 _ABOVE = 1 + 2.0**-42
@@ -59,14 +59,16 @@ def reached(form: f.Form, known: Known, sample: Any) -> Any:
 def _balls(pair: Pair, beside: Beside) -> Balls | None:
     size = math.prod(beside.centre.shape[:-1])
     boxes = within(Beside(beside.centre, beside.state._make([np.full_like(v, np.inf) for v in beside.state])), pair)
-    d = x = None
-    if np.any(beside.state.difference < WORTH * boxes.state.difference):
-        d = jnp.asarray(up(beside.state.difference))
-    if np.any(beside.state.spread < WORTH * boxes.state.spread):
-        # The sum of A_x c is off by gamma |A_x| |c|.
-        centre = norms_of(np.moveaxis(beside.centre, -1, 0).reshape(-1, size))
-        x = on_device(beside.centre), jnp.asarray(up(beside.state.spread + up(centre * gamma(2 * size + 32))))
-    return None if d is None and x is None else Balls(d, x)
+    d, x = (
+        np.where(own < WORTH * box, own, np.inf)
+        for own, box in zip(beside.state[:0:-1], boxes.state[:0:-1], strict=True)
+    )
+    d = jnp.asarray(d) if np.isfinite(d).any() else None
+    if not np.isfinite(x).any():
+        return None if d is None else Balls(d, None)
+    # The sum of A_x c is off by gamma |A_x| |c|.
+    off = up(norms_of(np.moveaxis(beside.centre, -1, 0).reshape(-1, size)) * gamma(2 * size + 32))
+    return Balls(d, (on_device(beside.centre), jnp.asarray(up(x + off))))
 
 
 @jax.jit
