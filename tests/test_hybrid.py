@@ -21,8 +21,8 @@ from test_difference import REGIONS, inputs_of, random_regions
 from test_engines import checker_domain, checker_layers, random_errors, regions
 from test_euclidean import walk
 
-from slth_compile.certificate import engine, euclidean, hybrid, matrix_norm, spectral
-from slth_compile.certificate.backward import balls, joined, noise
+from slth_compile.certificate import engine, euclidean, matrix_norm, spectral
+from slth_compile.certificate.backward import balls, hybrid, joined, noise
 from slth_compile.certificate.backward import engine as backward
 from slth_compile.certificate.backward.engine import bound_difference_backward
 from slth_compile.certificate.certificate import certificate_of, certify_domain

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from slth_compile.certificate import hybrid
+from slth_compile.certificate.backward import hybrid
 from slth_compile.certificate.backward.images import image
 from slth_compile.certificate.difference import Difference, LayerErrors, layer_arrays
 from slth_compile.certificate.enclosure import Interval

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from slth_compile.certificate.backward import forms as f
+from slth_compile.certificate.backward.hybrid import Beside, within
 from slth_compile.certificate.backward.steps import on_device, reach_of
 from slth_compile.certificate.backward.walk import Walk
-from slth_compile.certificate.hybrid import Beside, within
 from slth_compile.certificate.propagate import Pair
 from slth_compile.certificate.rounding import TINY, gamma, up
 from slth_compile.certificate.spectral import norms_of

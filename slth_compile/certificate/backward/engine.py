@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from slth_compile.certificate import enclosure as e
+from slth_compile.certificate.backward.hybrid import within
 from slth_compile.certificate.backward.images import difference_of
 from slth_compile.certificate.backward.joined import enclose_node
 from slth_compile.certificate.backward.networks import Networks, networks_of
@@ -22,7 +23,6 @@ from slth_compile.certificate.backward.rewrite import Larger, Take
 from slth_compile.certificate.backward.steps import flushed_at, step_back
 from slth_compile.certificate.backward.walk import ACTIVATIONS, STOPS, Walk, walk_from
 from slth_compile.certificate.difference import Difference, LayerErrors
-from slth_compile.certificate.hybrid import within
 from slth_compile.certificate.propagate import Pair
 from slth_compile.certificate.rounding import down, up, without_subnormals
 from slth_compile.graph import nodes as n

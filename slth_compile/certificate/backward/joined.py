@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from slth_compile.certificate import hybrid, propagate
+from slth_compile.certificate import propagate
+from slth_compile.certificate.backward import hybrid
 from slth_compile.certificate.backward.images import difference_of, image
 from slth_compile.certificate.backward.rewrite import Larger
 from slth_compile.certificate.backward.walk import Walk

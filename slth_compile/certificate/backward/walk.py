@@ -10,8 +10,8 @@ import numpy as np
 
 from slth_compile.certificate import enclosure as e
 from slth_compile.certificate.backward import forms as f
+from slth_compile.certificate.backward.hybrid import Beside, beside_input
 from slth_compile.certificate.backward.networks import Networks
-from slth_compile.certificate.hybrid import Beside, beside_input
 from slth_compile.certificate.propagate import Pair
 from slth_compile.graph import nodes as n
 
