@@ -69,8 +69,8 @@ def certify(
         input_shape: Per-sample input shape, where neither networks nor domains tell it.
         batch_axis: Axis of the batch in the models' input; None for models of single samples.
         effort: What bounds may cost: `"quick"` finds all by intervals; `"normal"` evaluates points of deep networks in
-            fixed point, and bounds boxes and balls by backward passes where these take minutes at most; `"full"` by
-            backward passes whatever they take.
+            fixed point, and bounds boxes and balls by backward passes where these take minutes at most, else with
+            Euclidean norms; `"full"` by backward passes whatever they take.
         attack: Whether each bound is set beside what a projected-gradient attack finds.
         data: Held-out inputs `x`, or `(x, y)` with labels, that had no part in making or choosing either network, for
             the statistical statement.

@@ -114,8 +114,8 @@ def compile(
             these inputs (`subset_sum.compensation`). They choose masks and nothing else: tolerances, widths, delta and
             what is certified stay what they are.
         effort: What bounds may cost: `"quick"` finds all by intervals; `"normal"` evaluates points of deep networks in
-            fixed point, and bounds boxes and balls by backward passes where these take minutes at most; `"full"` by
-            backward passes whatever they take.
+            fixed point, and bounds boxes and balls by backward passes where these take minutes at most, else with
+            Euclidean norms; `"full"` by backward passes whatever they take.
         promise: Which errors within its tolerances the plan answers for before anything is drawn: `"all"`; `"typical"`,
             at points, those of independent problems, which cancel, with narrower layers and no promise; `"auto"`, all
             of them where any tolerances do that, as they do not in deep networks. Either way a certificate above eps

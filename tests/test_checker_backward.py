@@ -54,6 +54,11 @@ NO_TILTS = (Fraction(0),) * 2
 
 
 def checker_net(case: Case, **options: bool) -> tighten.Net:
+    """The case as the checker has it, ready for passes."""
+    return tighten.net_of(*checker_case(case), **options)
+
+
+def checker_case(case: Case) -> tuple[Folded, dict[int, matrices.PairLayer]]:
     """The case as the checker has it, every radius of its errors and of its folded weights included."""
     folded, layers = checker_layers(case.graph, case.graph, dict(case.errors))
     for position, pair in layers.items():
@@ -76,7 +81,7 @@ def checker_net(case: Case, **options: bool) -> tighten.Net:
         if pair.bias_error is not None and errors.bias_radius is not None:
             changes["bias_error"] = (pair.bias_error[0], (pair.bias_error[1] + errors.bias_radius) * grown)
         layers[position] = dataclasses.replace(pair, **changes)
-    return tighten.net_of(folded, layers, **options)
+    return folded, layers
 
 
 def checker_differences(net: tighten.Net, lower: np.ndarray, upper: np.ndarray) -> list[Difference]:

@@ -20,6 +20,7 @@ from test_engines import checker_domain, checker_layers, random_errors
 from slth_compile.certificate.backward.engine import bound_difference_backward
 from slth_compile.certificate.difference import LayerErrors, bound_difference
 from slth_compile.certificate.execution import FLOAT32, FLOAT64, Format, evaluated, widened
+from slth_compile.certificate.hybrid_bounds import bound_difference_euclidean
 from slth_compile.checker import execution
 from slth_compile.checker.bounds import output_bounds
 from slth_compile.graph import nodes as n
@@ -177,6 +178,12 @@ def test_the_worst_evaluations_are_within_intervals(network: Callable) -> None:
 @settings(max_examples=300, deadline=None)
 def test_the_worst_evaluations_are_within_any_bound(network: Callable, seed: int, engine: Callable) -> None:
     assert_contains(engine, network, seed)
+
+
+@pytest.mark.parametrize("network", ALL_NETWORKS)
+def test_the_worst_evaluations_are_within_euclidean_bounds(network: Callable) -> None:
+    for seed in range(2):
+        assert_contains(bound_difference_euclidean, network, seed)
 
 
 @pytest.mark.slow

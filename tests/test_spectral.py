@@ -254,15 +254,15 @@ def test_solvers_are_not_believed(module, monkeypatch: pytest.MonkeyPatch) -> No
     true = np.linalg.norm(stack, 2, axis=(1, 2)).max()
     assert true <= bound(stack) <= true * (1 + 1e-7)
     with monkeypatch.context() as patched:
-        patched.setattr(module, "_largest_eigenvalue", lambda _: 0.9 * true**2)
+        patched.setattr(module, "_largest_eigenvalue", lambda *_: 0.9 * true**2)
         assert bound(stack) >= true
     with monkeypatch.context() as patched:
-        patched.setattr(module, "_largest_eigenvalue", lambda _: (1 - 2.0**-18) * true**2)
+        patched.setattr(module, "_largest_eigenvalue", lambda *_: (1 - 2.0**-18) * true**2)
         assert true <= bound(stack) <= true * (1 + 2.0**-13)
     for factor in (np.zeros((3, 4, 4)), np.broadcast_to(np.eye(4), (3, 4, 4)), np.full((3, 4, 4), np.nan)):
         with monkeypatch.context() as patched:
             patched.setattr(np.linalg, "cholesky", lambda _, factor=factor: factor)
-            patched.setattr(module, "_largest_eigenvalue", lambda _: 0.1 * true**2)
+            patched.setattr(module, "_largest_eigenvalue", lambda *_: 0.1 * true**2)
             assert bound(stack) >= true
 
 

@@ -1,7 +1,7 @@
 """Certified bounds on the difference of two networks beside the best attack: this project's engines and the prototype.
 
     python -m examples.benchmarks.certificates --data DIR --models DIR \
-        [--engine interval|backward] [--effort SECONDS] [--prototype DIR --prototype-python PYTHON] \
+        [--engine interval|euclidean|backward] [--effort SECONDS] [--prototype DIR --prototype-python PYTHON] \
         [--only reludiff,digits,lenet,resnet_2b,resnet20] [--samples N] [--markdown] [--json FILE]
 
 from the repository's root; the folders are those of the published networks and data (`reludiff_mnist_3_100.npz`,
@@ -45,6 +45,7 @@ from slth_compile.graph.evaluate import target_weights
 
 ENGINES = {
     "interval": ("slth_compile.certificate.difference", "bound_difference"),
+    "euclidean": ("slth_compile.certificate.hybrid_bounds", "bound_difference_euclidean"),
     "backward": ("slth_compile.certificate.backward.engine", "bound_difference_backward"),
 }
 STEPS = 100

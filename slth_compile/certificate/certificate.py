@@ -18,8 +18,8 @@ from slth_compile.graph.graph import Graph
 from slth_compile.progress import Progress, silent
 
 # The checker recomputes the bounds with its own order of summation: intervals 1e-12 apart or so, backward passes, whose
-# lines depend on earlier passes, 1e-10.
-_MARGINS = {"interval": 2.0**-32, "backward": 2.0**-30}
+# lines depend on earlier passes, 1e-10. Norms of layers are two proofs of nearly one number, 1e-12 apart.
+_MARGINS = {engine.INTERVAL: 2.0**-32, engine.EUCLIDEAN: 2.0**-30, engine.BACKWARD: 2.0**-30}
 
 # Lines depend on how much is allowed for float32's roundings, which a checker need not do alike: seen up to 3e-4.
 _FLOAT32_MARGIN = 2.0**-8
@@ -42,13 +42,14 @@ class Certificate:
         domain: Place of the domain in the ticket's list.
         kind: `"box"`, `"points"` or `"balls"`.
         method: Over named points `"points"` for intervals and `"exact"` for both networks in fixed point; elsewhere
-            `"interval"` for the interval engine and `"backward"` for forms carried to the input.
+            `"interval"` for the interval engine, `"euclidean"` for one that cuts enclosures with Euclidean bounds at
+            every node, and `"backward"` for forms carried to the input as well.
         bound: The largest entry of `per_output`.
         lower: The maximum over points is at least this; 0.0 for other kinds.
         per_output: Bounds of every output element, one float64 array a leaf.
         arithmetic: One of `ARITHMETICS`, what all of these are true for; see `execution` for what float64 stands for.
         float32: No output differs by more where both networks are evaluated in float32, weights rounded to it; None
-            where that is not known. By the same method, with 2^-8 of it to spare for `"backward"`.
+            where that is not known. By the same method, with 2^-8 of it to spare but for intervals.
     """
 
     domain: int
@@ -137,11 +138,10 @@ def certify_enclosed(
     float32 = None
     if in_float32 is not None:
         inputs = widened(domain.regions(), FLOAT32)
-        # A checker finds both statements by one method.
-        own = effort if enclosed.method == "backward" else engine.QUICK
-        widest = engine.enclose(*in_float32, inputs, domain.kind, effort=own)
-        float32 = certificate_of(widest, domain.kind, index).bound
-        if widest.method == "backward":
+        # A checker bounds both by the one method that is stated.
+        coarse = engine.enclose(*in_float32, inputs, domain.kind, effort=effort, method=enclosed.method)
+        float32 = certificate_of(coarse, domain.kind, index).bound
+        if coarse.method in (engine.EUCLIDEAN, engine.BACKWARD):
             float32 = published_up(float(up(float32 * (1 + _FLOAT32_MARGIN))))
     found = certificate_of(enclosed, domain.kind, index)
     arithmetic = REAL if in_float64 is None else REAL_AND_FLOAT64
@@ -152,8 +152,8 @@ def certificate_of(enclosed: engine.Enclosed, kind: str, index: int) -> Certific
     """What is published of enclosures over the regions of a domain.
 
     Points add the width of their enclosures, which is rounding only, to the bound and take it off the lower end; exact
-    points 2^-20 of the largest difference more. Regions add a relative margin, 2^-32 for intervals and 2^-30 for
-    backward passes. So a checker that rounds elsewhere confirms the numbers. All are rounded outward to ten significant
+    points 2^-20 of the largest difference more. Regions add a relative margin, 2^-32 for intervals and 2^-30 for all
+    other methods. So a checker that rounds elsewhere confirms the numbers. All are rounded outward to ten significant
     digits.
 
     Args:

@@ -13,22 +13,34 @@ from slth_compile.certificate.backward.noise import LARGEST_NODE
 from slth_compile.certificate.difference import Difference, LayerErrors, bound_difference
 from slth_compile.certificate.fixed_point.layers import OutOfPlacesError
 from slth_compile.certificate.fixed_point.points import Exact, enclose_points
+from slth_compile.certificate.hybrid_bounds import bound_difference_euclidean
 from slth_compile.certificate.sensitivity import multiplications
+from slth_compile.certificate.spectral import work_of
 from slth_compile.graph import nodes as n
 from slth_compile.graph.graph import Graph
 from slth_compile.progress import Progress, silent
 
 QUICK, NORMAL, FULL = EFFORTS = ("quick", "normal", "full")
-"""Intervals alone; fixed point at points, and backward passes up to `LARGEST_WORK`; the same whatever passes cost."""
+"""Intervals alone; fixed point at points, and over regions backward passes up to `LARGEST_WORK`, else norms up to
+`LARGEST_NORMS`; the same whatever these cost."""
 
 LARGEST_WORK = 2**44
 """Multiplications of backward passes for every element that is tightened, all regions together: minutes."""
+
+LARGEST_NORMS = 2**36
+"""Multiplications for the norms of all layers: minutes."""
+
+INTERVAL, EUCLIDEAN, BACKWARD = "interval", "euclidean", "backward"
+"""Regions by enclosures alone, cut with Euclidean bounds, and cut with backward passes as well."""
 
 EXACT = "exact"
 """Points by both networks in fixed point."""
 
 TELLING = 2.0**-6
 """Intervals serve at points while their width is at most this part of the largest difference, or next to nothing."""
+
+WORTH = 1 - 2.0**-28
+"""What other engines must stay below, of the interval engine's bound: their margins are wider."""
 
 _FIRST = 2
 # Of the outputs: closer than anybody asks for.
@@ -42,7 +54,7 @@ class Enclosed(NamedTuple):
 
     Attributes:
         leaves: Of `g - f` and of `f`, one an output leaf.
-        method: `"points"`, `"exact"`, `"backward"` or `"interval"`.
+        method: `"points"`, `"exact"`, `"backward"`, `"euclidean"` or `"interval"`.
     """
 
     leaves: tuple[Difference, ...]
@@ -56,12 +68,13 @@ def enclose(
     kind: str,
     *,
     effort: str = NORMAL,
+    method: str | None = None,
     progress: Progress = silent,
 ) -> Enclosed:
     """Enclosures of `g - f` and of `f` for every region, by the engine that bounds them closest.
 
-    Points leave rounding alone to intervals. Over regions backward passes are tried, unless they cost too much, and
-    kept where the largest bound is below the interval engine's.
+    Points leave rounding alone to intervals. Over regions backward passes are tried, unless they cost too much, else
+    Euclidean bounds, and kept where the largest bound is below the interval engine's.
 
     Args:
         graph: The folded network `f`.
@@ -69,17 +82,20 @@ def enclose(
         regions: Lower and upper ends, float64, each of shape `(regions, *input_shape)`.
         kind: The kind of domain they make up.
         effort: One of `EFFORTS`.
+        method: `INTERVAL` for nothing else; other names are what may be found anyway.
         progress: Called as regions are done.
     """
     plain = bound_difference(graph, errors, *regions)
     if kind == "points":
         return Enclosed(plain, "points")
     unfit = max(map(math.prod, graph.shapes)) > LARGEST_NODE
-    costly = effort == QUICK or (effort == NORMAL and _work(graph, len(regions[0])) > LARGEST_WORK)
-    if unfit or costly:
-        return Enclosed(plain, "interval")
-    close = bound_difference_backward(graph, errors, *regions, progress=progress)
-    return Enclosed(close, "backward") if _largest(close) < _largest(plain) else Enclosed(plain, "interval")
+    costly = effort == NORMAL and _work(graph, len(regions[0])) > LARGEST_WORK
+    forward = unfit or costly
+    if effort == QUICK or method == INTERVAL or (forward and effort == NORMAL and _norm_work(graph) > LARGEST_NORMS):
+        return Enclosed(plain, INTERVAL)
+    bounds_of = bound_difference_euclidean if forward else bound_difference_backward
+    close, name = bounds_of(graph, errors, *regions, progress=progress), EUCLIDEAN if forward else BACKWARD
+    return Enclosed(close, name) if _largest(close) < WORTH * _largest(plain) else Enclosed(plain, INTERVAL)
 
 
 def is_telling(graph: Graph, errors: Mapping[int, LayerErrors], x: np.ndarray) -> bool:
@@ -121,6 +137,16 @@ def _work(graph: Graph, regions: int) -> int:
         if isinstance(node, n.Activation | n.MaxPool | n.Maximum | n.LayerNorm | n.Softmax)
     )
     return 3 * bent * multiplications(graph) * regions
+
+
+def _norm_work(graph: Graph) -> int:
+    """Norms of W, of W + E and of E, or of W and of both errors side by side."""
+    total = 0
+    for i in graph.layers:
+        node = graph.nodes[i]
+        assert isinstance(node, n.Convolution | n.Dense)
+        total += 3 * work_of(node, graph.shapes[node.inputs[0]])
+    return total
 
 
 def _largest(leaves: tuple[Difference, ...]) -> float:

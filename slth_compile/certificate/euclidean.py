@@ -176,6 +176,17 @@ def element_bounds(norms: LayerNorms, state: Euclidean, *, ticket: np.ndarray | 
     )
 
 
+def moved_elements(norms: LayerNorms, state: Euclidean) -> np.ndarray:
+    """Bounds on how far `d_i` of an output element can be from what the errors alone put out at c, `(regions, S)`.
+
+    Args:
+        norms: Of the layer.
+        state: Of its input.
+    """
+    state = Euclidean(*(v[:, None] for v in state._replace(norm=np.full_like(state.norm, math.inf))))
+    return _image(norms.rows, state, None, np.zeros(())).difference
+
+
 def unweighted_step(node: n.Node, shapes: Sequence[tuple[int, ...]], states: Sequence[Euclidean]) -> Euclidean:
     """What a node without weights makes of the states of its operands.
 

@@ -39,7 +39,7 @@ def largest_norm(real: np.ndarray, imaginary: np.ndarray | None = None) -> float
         A float64; infinite where nothing could be proved.
     """
     if real.shape[1] < real.shape[2]:
-        real, imaginary = real.swapaxes(1, 2), None if imaginary is None else imaginary.swapaxes(1, 2)
+        real, imaginary = real.swapaxes(1, 2), None if imaginary is None else -imaginary.swapaxes(1, 2)
     gram, gram_error = _gram(real, imaginary)
     if not np.isfinite(gram_error).all():
         return math.inf
@@ -96,10 +96,15 @@ def _largest_eigenvalue(gram: np.ndarray) -> float:
 
 
 def _lanczos(matrix: np.ndarray) -> float:
-    """The largest Ritz value after a fixed number of steps from a fixed start, fully reorthogonalised."""
+    """The largest Ritz value after a fixed number of steps from a fixed start, fully reorthogonalised.
+
+    Of a complex matrix X + i Y it is that of `[[X, -Y], [Y, X]]` from the corresponding start, step by step.
+    """
     size = len(matrix)
     basis = np.zeros((LANCZOS_STEPS + 1, size), matrix.dtype)
     basis[0] = np.cos(np.arange(size, dtype=np.float64))
+    if np.iscomplexobj(matrix):
+        basis[0] += 1j * np.cos(np.arange(size, 2 * size, dtype=np.float64))
     basis[0] /= np.linalg.norm(basis[0])
     tridiagonal = np.zeros((LANCZOS_STEPS, LANCZOS_STEPS))
     for k in range(LANCZOS_STEPS):

@@ -13,6 +13,7 @@ of larger magnitudes. Computed on the host, in float64, rounded outward.
 
 from __future__ import annotations
 
+import hashlib
 import math
 
 import numpy as np
@@ -27,6 +28,11 @@ WORK = 2**34
 
 MOST_POINTS = (64, 32, 16)
 """Frequencies an axis at most, the first for which the work is affordable."""
+
+MOST_FOUND = 2**12
+"""Norms that are kept: three for every layer of a pair of networks, a few numbers each."""
+
+_FOUND: dict[tuple[object, ...], float] = {}
 
 _CHUNK = 2**20  # entries of matrices at a time
 
@@ -56,9 +62,7 @@ def operator_norm(
     grouped, exponent = scaled_to_one(_by_group(node, kernel, axes))
     if not grouped.any():
         return around
-    found = min(_by_sums(grouped, axes), _by_patches(grouped, axes))
-    if grouped.shape[1] > 1:  # one tap: the same matrix at every frequency
-        found = min(found, _by_torus(grouped, axes))
+    found = _least(grouped, axes)
     with np.errstate(over="ignore"):
         return float(up(np.ldexp(found, exponent) + around))
 
@@ -118,6 +122,20 @@ def axes_of(node: n.Node, shape: tuple[int, ...]) -> list[Axis | None]:
             return []
 
 
+def _least(grouped: np.ndarray, axes: list[Axis]) -> float:
+    """The least of the three bounds; it is asked for again with every domain, and for every format of evaluation."""
+    key = WORK, MOST_POINTS, tuple(axes), grouped.shape, hashlib.sha256(grouped.tobytes()).digest()
+    if key in _FOUND:
+        return _FOUND[key]
+    found = min(_by_sums(grouped, axes), _by_patches(grouped, axes))
+    if grouped.shape[1] > 1:  # one tap: the same matrix at every frequency
+        found = min(found, _by_torus(grouped, axes))
+    if len(_FOUND) >= MOST_FOUND:
+        _FOUND.clear()
+    _FOUND[key] = found
+    return found
+
+
 def _by_group(node: n.Weighted, kernel: np.ndarray, axes: list[Axis]) -> np.ndarray:
     """A kernel as `(groups, taps, C/groups, S/groups)`, taps that see nothing left out."""
     groups = 1 if isinstance(node, n.Dense) else node.groups
@@ -154,14 +172,10 @@ def _by_torus(grouped: np.ndarray, axes: list[Axis]) -> float:
     """
     groups, taps, channels, features = grouped.shape
     parts = residues(axes)
-    size = min(len(parts) * channels, features)
-    for most in MOST_POINTS:
-        found = sampled(axes, most)
-        if found is not None and groups * math.prod(found[0]) // 2 * size**2 * (512 + size) <= WORK:
-            points, factor = found
-            break
-    else:
+    found = _frequencies(grouped.shape, axes)
+    if found is None:
         return math.inf
+    points, factor, _ = found
     chunk = max(1, _CHUNK // (groups * len(parts) * channels * features))
     sums = np.concatenate([np.abs(grouped[:, which]).sum(1) for which in parts], 1)
     off = (gamma(2 * taps + 8) + ROOT_ERROR) * norms_of(sums.reshape(groups, -1)).max() * (1 + 2.0**-20)
@@ -170,6 +184,34 @@ def _by_torus(grouped: np.ndarray, axes: list[Axis]) -> float:
         matrices = [_matrices(grouped, parts, turn) for turn in (real, imaginary) if turn is real or np.any(turn)]
         largest = max(largest, largest_norm(*matrices))
     return float(up(up(up(largest + off) + _flushed(grouped)) * (factor * (1 + 2.0**-50))))
+
+
+def _frequencies(shape: tuple[int, ...], axes: list[Axis]) -> tuple[tuple[int, ...], float, int] | None:
+    """Frequencies an axis for a kernel by groups, the factor that makes up for others, and the work; None for none."""
+    groups, _, channels, features = shape
+    size = min(len(residues(axes)) * channels, features)
+    for most in MOST_POINTS:
+        found = sampled(axes, most)
+        if found is not None:
+            work = groups * math.prod(found[0]) // 2 * size**2 * (512 + size)
+            if work <= WORK:
+                return *found, work
+    return None
+
+
+def work_of(node: n.Weighted, shape: tuple[int, ...]) -> int:
+    """About how many multiplications `operator_norm` takes.
+
+    Args:
+        node: The layer.
+        shape: Of its input.
+    """
+    axes = axes_of(node, shape)
+    kernel = _by_group(node, node.kernel, [axis for axis in axes if axis is not None])
+    groups, taps, channels, features = kernel.shape
+    small, large = sorted((taps * channels, features))
+    found = _frequencies(kernel.shape, [axis for axis in axes if axis is not None]) if taps > 1 else None
+    return groups * small**2 * (large + 16 * min(small, 512)) + (0 if found is None else found[2])
 
 
 def _matrices(grouped: np.ndarray, parts: list[np.ndarray], turn: np.ndarray) -> np.ndarray:

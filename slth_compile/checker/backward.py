@@ -13,7 +13,9 @@ import dataclasses
 import numpy as np
 
 from slth_compile.checker.arithmetic import Interval, up
+from slth_compile.checker.balls import balls_of
 from slth_compile.checker.bends import BENDS, ENDS, activation_lines
+from slth_compile.checker.combined import Around, Read
 from slth_compile.checker.forms import (
     Form,
     Reach,
@@ -63,13 +65,18 @@ class Place:
     shapes: tuple[tuple[int, ...], ...]
     has_d: tuple[bool, ...]
 
-    def reaching(self, state: State) -> Place:
+    def reaching(self, state: State, around: Around) -> Place:
         """The same place with other enclosures of its output."""
-        return dataclasses.replace(self, reach=_reach(state))
+        return dataclasses.replace(self, reach=_reach(state, around))
 
 
 def place(
-    node: Node, halves: Halves | None, operands: list[State], state: State, noise: Noise, between: State | None = None
+    node: Node,
+    halves: Halves | None,
+    operands: list[State],
+    found: Read,
+    noise: Noise,
+    between: State | None = None,
 ) -> Place:
     """A node, ready for passes.
 
@@ -77,7 +84,7 @@ def place(
         node: The operation.
         halves: The layer's maps, where it is weighted.
         operands: Enclosures of its operands, shape `(1, *shape)`.
-        state: Enclosures of its output.
+        found: What is known of its output.
         noise: Its rounding.
         between: Enclosures of what an activation is applied to: its operand, or the difference of two.
     """
@@ -106,7 +113,7 @@ def place(
     return Place(
         node=node,
         halves=halves,
-        reach=_reach(state),
+        reach=_reach(*found),
         charge=charge,
         flushed=noise.flushed,
         offset=(x_offset, d_offset),
@@ -224,8 +231,8 @@ def _through_layer(here: Place, halves: Halves, form: Form, forms: dict[int, For
     return constant
 
 
-def _reach(state: State) -> Reach:
-    return reach_of(_only(state.x), None if state.d is None else _only(state.d))
+def _reach(state: State, around: Around) -> Reach:
+    return reach_of(_only(state.x), None if state.d is None else _only(state.d), balls_of(state, around))
 
 
 def _only(interval: Interval) -> Interval:

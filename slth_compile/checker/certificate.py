@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from slth_compile.checker.bounds import backward_bounds, output_bounds
+from slth_compile.checker.bounds import backward_bounds, euclidean_bounds, output_bounds
 from slth_compile.checker.domain import Domain
 from slth_compile.checker.exact import exact_bounds
 from slth_compile.checker.execution import FORMATS, Evaluated, evaluated
@@ -23,7 +23,8 @@ _FIELDS = ("domain", "kind", "method", "bound", "lower", "per_output", "arithmet
 _ARITHMETICS = {"real": False, "real, float64": True}
 """Whether evaluation in float64 is claimed too."""
 
-_METHODS = {"box": ("interval", "backward"), "balls": ("interval", "backward"), "points": ("points", "exact")}
+_REGIONS = ("interval", "euclidean", "backward")
+_METHODS = {"box": _REGIONS, "balls": _REGIONS, "points": ("points", "exact")}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,14 +65,16 @@ def check_claim(
 ) -> CheckedCertificate:
     """The claim, found true by a bound of the checker's own, of the same method.
 
-    `quick` leaves out backward bounds: such a claim is not recomputed, and the interval bound is stated beside it.
+    `quick` leaves out all bounds of regions but intervals: such a claim is not recomputed, and the interval bound is
+    stated beside it.
 
     Raises:
         VerificationError: The checker's bound of some output exceeds the claimed one, or (points) the claimed lower end
             of the maximum exceeds what the checker finds surely reached.
     """
-    backward = claim.method == "backward"
-    bounds_of = backward_bounds if backward and not quick else output_bounds
+    slower = {"euclidean": euclidean_bounds, "backward": backward_bounds}
+    left_out = quick and claim.method in slower
+    bounds_of = output_bounds if quick else slower.get(claim.method, output_bounds)
     if claim.method == "exact":
         own = exact_bounds(folded, layers, domain, claim.per_output)
     else:
@@ -87,7 +90,7 @@ def check_claim(
         arithmetic=claim.arithmetic,
         float32=claim.float32,
     )
-    if backward and quick:
+    if left_out:
         return checked(recomputed=None, interval=found)
     for leaf, (ends, claimed) in enumerate(zip(own, claim.per_output, strict=True)):
         bounds = ends.upper.reshape(-1)

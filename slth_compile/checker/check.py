@@ -64,7 +64,7 @@ def verify(
         directory: The folder that holds `manifest.json`.
         expected_id: Ticket id that the manifest must have, 64 hexadecimal digits.
         domain_data: An `.npz` with the inputs of a domain that the folder does not hold.
-        quick: True leaves backward bounds alone, proves interval bounds in their place, and checks everything else.
+        quick: True bounds balls and boxes by intervals alone, whatever is claimed, and checks everything else.
 
     Returns:
         The verdict.

@@ -77,12 +77,12 @@ def norms_of(pair: PairLayer, shape: tuple[int, ...], places: int) -> tuple[Norm
         stacked = _beside(positive, negative, math.prod(pair.layer.taps))
         both = map_norms(*stacked)
     else:
-        radius = positive.noise if negative is None else np.maximum(positive.noise, negative.noise)
+        radius = _radius(positive) if negative is None else np.maximum(_radius(positive), _radius(negative))
         centre = w.centre + positive.centre
-        ticket = map_norms(centre, up(up(w.noise + radius) + np.abs(centre) * (2 * UNIT)))
+        ticket = map_norms(centre, up(up(_radius(w) + radius) + np.abs(centre) * (2 * UNIT)))
         error = map_norms(positive.centre, radius)
         both = error if negative is None else nothing
-    whole, rows = zip(map_norms(w.centre, w.noise), ticket, error, both, strict=True)
+    whole, rows = zip(map_norms(w.centre, _radius(w)), ticket, error, both, strict=True)
     offsets = [np.zeros(features) if b is None else up(np.abs(b[0]) + b[1]) for b in (pair.bias, pair.bias_error)]
     everywhere = [up(vector_norms(b[None])[0] * up(np.sqrt(np.array(float(places))))) for b in offsets]
     return Norms._make((*whole, *everywhere)), Norms._make((*rows, *offsets))
@@ -237,9 +237,14 @@ def _times(factor: np.ndarray, length: np.ndarray) -> np.ndarray:
     return np.where((factor == 0) & np.isfinite(length), 0.0, found)
 
 
+def _radius(matrix: Matrix) -> np.ndarray:
+    """At least the radius, without the rounding of products, which norms are not made of."""
+    return up(matrix.magnitude - np.abs(matrix.centre))
+
+
 def _beside(positive: Matrix, negative: Matrix, taps: int) -> list[np.ndarray]:
     """Centre and radius of the layer that reads both parts of every channel: twice the channels at every tap."""
     groups, _, outputs = positive.centre.shape
-    pairs = ((positive.centre, negative.centre), (positive.noise, negative.noise))
+    pairs = ((positive.centre, negative.centre), (_radius(positive), _radius(negative)))
     split = ([part.reshape(groups, taps, -1, outputs) for part in pair] for pair in pairs)
     return [np.concatenate(pair, axis=2).reshape(groups, -1, outputs) for pair in split]

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from slth_compile.checker.arithmetic import TINY, Interval, gamma, to_centre, up
+from slth_compile.checker.balls import NO_BALLS, Balls, highest_in
 from slth_compile.checker.lines import Lines, Planes
 
 Box = tuple[tuple[int, int], ...]
@@ -28,11 +29,13 @@ class Form(NamedTuple):
 class Reach(NamedTuple):
     """Centre and radius of x and of d at all elements of a node, the second pair None where d is.
 
-    The radii include what the rounding of `sum_i A_i c_i + |A_i| r_i`, in any order, can take away.
+    The radii include what the rounding of `sum_i A_i c_i + |A_i| r_i`, in any order, can take away. Balls are what they
+    lie in as well.
     """
 
     x: tuple[np.ndarray, np.ndarray]
     d: tuple[np.ndarray, np.ndarray] | None
+    balls: Balls = NO_BALLS
 
 
 def full(shape: tuple[int, ...]) -> Box:
@@ -70,25 +73,28 @@ def add(forms: dict[int, Form], node: int, form: Form) -> None:
     forms[node] = form
 
 
-def reach_of(x: Interval, d: Interval | None) -> Reach:
-    """Centres and radii of enclosures of the node's shape."""
+def reach_of(x: Interval, d: Interval | None, balls: Balls = NO_BALLS) -> Reach:
+    """Centres and radii of enclosures of the node's shape, and balls."""
 
     def ready(interval: Interval) -> tuple[np.ndarray, np.ndarray]:
         centre, radius = to_centre(interval)
         return centre, radius + (np.abs(centre) + radius) * gamma(centre.size + 8) + TINY
 
-    return Reach(ready(x), None if d is None else ready(d))
+    return Reach(ready(x), None if d is None else ready(d), balls)
 
 
 def highest(form: Form, reach: Reach) -> np.ndarray:
     """For each row, a number that the form exceeds nowhere."""
     total = None
-    for coefficients, known in ((form.x, reach.x), (form.d, reach.d)):
+    for coefficients, known, ball in zip(form[1:], (reach.x, reach.d), reach.balls, strict=True):
         if coefficients is None or known is None:
             continue
         rows = flat(coefficients)
         centre, radius = (crop(part, form.box).reshape(-1) for part in known)
         found = up(centre @ rows + radius @ np.abs(rows))
+        if ball is not None:
+            there = None if ball.centre is None else crop(ball.centre, form.box).reshape(-1)
+            found = np.fmin(found, highest_in(rows, ball, there))
         total = found if total is None else up(total + found)
     assert total is not None
     return total

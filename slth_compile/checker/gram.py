@@ -15,18 +15,19 @@ import numpy as np
 
 from slth_compile.checker.arithmetic import UNIT, gamma
 
-_SOLVED = 1024  # up to this size NumPy finds all eigenvalues; above it the Lanczos method finds the largest
+_SOLVED = 512  # up to this size NumPy finds all eigenvalues; above it the Lanczos method finds the largest
 _STEPS = 96
 _EXCESS = (2.0**-26, 2.0**-20, 2.0**-14, 2.0**-8)  # of t over the eigenvalue found, in the order they are tried
 _FLUSHED = 2.0**-500  # times the size: above the norm of entries whose squares are flushed
 
 
 @np.errstate(all="ignore")
-def spectral_norm(matrices: np.ndarray) -> float:
+def spectral_norm(matrices: np.ndarray, copies: int = 1) -> float:
     """A number at least the norm of every matrix, infinite where nothing is proved.
 
     Args:
         matrices: Shape `(count, rows, columns)`, real, with entries that are not much larger than 1.
+        copies: How often every eigenvalue of `M^T M` comes up, two in the real form of complex matrices.
     """
     if matrices.shape[1] < matrices.shape[2]:
         matrices = matrices.transpose(0, 2, 1)
@@ -34,7 +35,7 @@ def spectral_norm(matrices: np.ndarray) -> float:
     if not np.isfinite(off).all():
         return math.inf
     size = gram.shape[1]
-    largest = max(_largest_eigenvalue(gram), 0.0)
+    largest = max(_largest_eigenvalue(gram, copies * _SOLVED), 0.0)
     for excess in _EXCESS:
         t = largest * (1 + excess) + 2.0**-200
         rest = -gram
@@ -61,9 +62,9 @@ def _product(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (found + found.transpose(0, 2, 1)) / 2, off
 
 
-def _largest_eigenvalue(gram: np.ndarray) -> float:
+def _largest_eigenvalue(gram: np.ndarray, solved: int) -> float:
     try:
-        if gram.shape[1] <= _SOLVED:
+        if gram.shape[1] <= solved:
             return float(np.linalg.eigvalsh(gram).max())
         return max(_lanczos(matrix) for matrix in gram)
     except np.linalg.LinAlgError:

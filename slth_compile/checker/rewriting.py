@@ -36,10 +36,12 @@ class Rewritten:
     Attributes:
         graph: Its operations; weighted ones carry no arrays.
         layers: Every weighted layer in both networks.
+        maxima: The operation that each tree of `larger` stands for, by its end, and what it was applied to.
     """
 
     graph: Graph
     layers: Mapping[int, PairLayer]
+    maxima: Mapping[int, tuple[Node, int]]
 
 
 def rewrite(folded: Folded, layers: Mapping[int, PairLayer]) -> Rewritten:
@@ -62,6 +64,7 @@ def rewrite(folded: Folded, layers: Mapping[int, PairLayer]) -> Rewritten:
     build = _Builder()
     where: list[int] = []
     moved: dict[int, PairLayer] = {}
+    maxima: dict[int, tuple[Node, int]] = {}
     for position, node in enumerate(old):
         if node.op in RELUS and readers[position] <= {*_MAXIMA}:
             where.append(-1)  # it goes behind the maxima that read it
@@ -70,7 +73,9 @@ def rewrite(folded: Folded, layers: Mapping[int, PairLayer]) -> Rewritten:
             before = old[node.inputs[0]]
             behind = before.op in RELUS
             maximum = build.max_pool if node.op == "max_pool" else build.maximum
-            found = maximum(where[before.inputs[0] if behind else node.inputs[0]], node)
+            operand = where[before.inputs[0] if behind else node.inputs[0]]
+            found = maximum(operand, node)
+            maxima[found] = node, operand
             if behind:
                 found = build.add(dataclasses.replace(before, inputs=(found,), shape=node.shape))
         else:
@@ -78,7 +83,7 @@ def rewrite(folded: Folded, layers: Mapping[int, PairLayer]) -> Rewritten:
         if position in layers:
             moved[found] = layers[position]
         where.append(found)
-    return Rewritten(Graph(tuple(build.nodes), tuple(where[i] for i in folded.graph.outputs)), moved)
+    return Rewritten(Graph(tuple(build.nodes), tuple(where[i] for i in folded.graph.outputs)), moved, maxima)
 
 
 class _Builder:

@@ -19,6 +19,7 @@ the cosine of that frequency around its maximum).
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 from collections.abc import Sequence
@@ -34,6 +35,8 @@ from slth_compile.checker.shapes import positions
 
 _WORK = 1 << 34  # most of matrices * size^2 * (512 + size)
 _FREQUENCIES = (64, 32, 16)  # most of one axis, the first that the work allows
+_MOST_FOUND = 1 << 12
+_found: dict[bytes, float] = {}
 _ENTRIES = 1 << 19  # of matrices at a time
 _TURN = Decimal("6.283185307179586476925286766559005768394338798750211641949889")
 
@@ -78,11 +81,23 @@ def layer_norm(layer: Layer, shape: tuple[int, ...], centre: np.ndarray, radius:
         return around
     exponent = math.frexp(np.abs(kernel).max())[1]
     kernel = np.ldexp(kernel, -exponent)
-    bounds = [_by_sums(kernel, axes), _by_patches(kernel, axes)]
-    if kernel.shape[1] > 1:
-        bounds.append(_by_frequencies(kernel, axes))
     with np.errstate(over="ignore"):
-        return float(up(np.ldexp(np.array(min(bounds)), exponent) + around))
+        return float(up(np.ldexp(np.array(_smallest(kernel, axes)), exponent) + around))
+
+
+def _smallest(kernel: np.ndarray, axes: Sequence[_Axis]) -> float:
+    """The least of the three; what was found for the same numbers before is not computed again."""
+    kernel = np.ascontiguousarray(kernel)
+    key = hashlib.sha256(repr((_WORK, _FREQUENCIES, axes, kernel.shape)).encode() + kernel.tobytes()).digest()
+    if key not in _found:
+        bounds = [_by_sums(kernel, axes), _by_patches(kernel, axes)]
+        if kernel.shape[1] > 1:
+            bounds.append(_by_frequencies(kernel, axes))
+        if len(_found) >= _MOST_FOUND:
+            _found.clear()
+        _found[key] = min(bounds)
+        return min(bounds)
+    return _found[key]
 
 
 def row_norms(centre: np.ndarray, radius: np.ndarray) -> np.ndarray:
@@ -173,11 +188,12 @@ def _by_frequencies(kernel: np.ndarray, axes: Sequence[_Axis]) -> float:
             both = [np.matmul(np.ascontiguousarray(turns[:, which, part]), flat) for part in (0, 1)]
             blocks.append([part.reshape(-1, channels, outputs) for part in both])
         real, imaginary = (np.concatenate(part, axis=1) for part in zip(*blocks, strict=True))
-        if imaginary.any():
+        copies = 2 if imaginary.any() else 1
+        if copies == 2:
             # A complex matrix X + i Y acts on real and imaginary parts as [[X, -Y], [Y, X]], of the same norm.
             upper, below = np.concatenate([real, -imaginary], axis=2), np.concatenate([imaginary, real], axis=2)
             real = np.concatenate([upper, below], axis=1)
-        largest = max(largest, spectral_norm(real))
+        largest = max(largest, spectral_norm(real, copies))
     # An entry is off by sqrt(2) gamma_taps and the error of its roots, times the sum of magnitudes over taps.
     sums = np.concatenate([np.abs(kernel[:, which]).sum(axis=1) for which in parts], axis=1)
     off = float(vector_norms(sums.reshape(groups, -1)).max()) * (gamma(2 * taps + 8) + 16 * UNIT) * (1 + 2.0**-20)

@@ -12,6 +12,8 @@ from slth_compile.checker.activations import largest_difference, leaky_relu, lea
 from slth_compile.checker.arithmetic import Interval, down, up
 from slth_compile.checker.backward import Place, largest, place
 from slth_compile.checker.bends import ACTIVATIONS, ENDS, NARROWED
+from slth_compile.checker.combined import Around, Read, around_input, behind, both, combined, limited, shortened
+from slth_compile.checker.euclidean import Norms, norms_of
 from slth_compile.checker.fold import Folded
 from slth_compile.checker.forms import Box, Form
 from slth_compile.checker.graph import Graph, Node
@@ -40,12 +42,16 @@ class Net:
     Attributes:
         graph: Rewritten.
         layers: Weighted layers by position.
+        norms: Their Euclidean norms.
+        maxima: Ends of trees of maxima, as `rewriting.Rewritten` has them.
         readers: How many nodes and outputs read each node.
         rows: Of a pass.
     """
 
     graph: Graph
     layers: Mapping[int, Halves]
+    norms: Mapping[int, tuple[Norms, Norms]]
+    maxima: Mapping[int, tuple[Node, int]]
     readers: tuple[int, ...]
     rows: int
 
@@ -68,7 +74,11 @@ def net_of(folded: Folded, layers: Mapping[int, PairLayer]) -> Net:
         widest = max(widest, math.prod(graph.nodes[position].shape[1:-1]) * pair.target.centre[..., 0].size)
     rows = max(2, min(_ROWS, _BUDGET // widest))
     own = {position: halves(pair) for position, pair in rewritten.layers.items()}
-    return Net(graph, own, tuple(graph.consumers()), rows)
+    norms = {}
+    for position, pair in rewritten.layers.items():
+        node = graph.nodes[position]
+        norms[position] = norms_of(pair, graph.nodes[node.inputs[0]].shape, math.prod(node.shape[:-1]))
+    return Net(graph, own, norms, rewritten.maxima, tuple(graph.consumers()), rows)
 
 
 def output_differences(net: Net, lower: np.ndarray, upper: np.ndarray, each: Map = map) -> list[Interval | None]:
@@ -96,6 +106,7 @@ class _Region:
     def __init__(self, net: Net, each: Map) -> None:
         self.net, self.each = net, each
         self.states: list[State] = []
+        self.arounds: list[Around] = []
         self.places: list[Place] = []
         self.moved: set[int] = {0}  # the input, and what moves, scales or averages its elements
 
@@ -125,14 +136,41 @@ class _Region:
         for interval in state:
             if interval is not None and not all(np.isfinite(array).all() for array in interval):
                 raise VerificationError("bound", f"the enclosure of node {k} ('{node.op}') is not finite")
+        found = self._cut_with_lengths(k, node, state)
+        state = found.state
         self.states.append(state)
-        self.places.append(place(node, own, operands, state, noise, between))
+        self.arounds.append(found.around)
+        self.places.append(place(node, own, operands, found, noise, between))
         if k in self.net.graph.outputs and node.op not in ENDS and k:
             self._set(k, self._tightened(state, {k: 1.0}, everything=True))
 
     def _set(self, k: int, state: State) -> None:
         self.states[k] = state
-        self.places[k] = self.places[k].reaching(state)
+        self.arounds[k] = shortened(self.arounds[k], state)
+        self.places[k] = self.places[k].reaching(state, self.arounds[k])
+
+    def _cut_with_lengths(self, k: int, node: Node, state: State) -> Read:
+        """What is known of a node by its enclosures and by Euclidean lengths together."""
+        if k == 0:
+            return Read(state, around_input(state.x))
+        own = self.net.layers.get(k)
+
+        def image(states: list[State]) -> State:
+            if own is not None:
+                return weighted(own.pair, *states[0])
+            return _image(node, states, _between(*states) if node.op == "larger" else None)
+
+        found = combined(node, self.net.norms.get(k), [self._read(i) for i in node.inputs], state, image)
+        if k not in self.net.maxima:
+            return found
+        # All maxima of the tree together lengthen a vector less than one after the other.
+        pool, source = self.net.maxima[k]
+        operand, point = self._read(source), found.around.point
+        lengths = behind(pool, None, [operand], unweighted(pool, [operand.around.state()]), point)
+        return limited(found.state, Around(point, both(found.around.lengths, lengths)))
+
+    def _read(self, i: int) -> Read:
+        return Read(self.states[i], self.arounds[i])
 
     def _is_exact(self, k: int) -> bool:
         """Whether intervals are exact already: the input moved, behind one layer at most."""

@@ -12,7 +12,7 @@ class CheckedCertificate:
 
     Attributes:
         kind: `"box"`, `"balls"` or `"points"`.
-        method: `"backward"`, `"interval"`, `"points"` or `"exact"`.
+        method: `"backward"`, `"euclidean"`, `"interval"`, `"points"` or `"exact"`.
         claimed: The bound in `certificate.json`, output units.
         recomputed: The checker's own bound, `<= claimed`; None where `quick` left it out.
         interval: Where `quick` left it out, a bound that was proved in its place, by intervals; it may be far larger.
@@ -57,7 +57,7 @@ class Verdict:
         kept: Candidates that the masks keep.
         parameters_u: Random parameters of the first layers of all gadgets.
         parameters_v: Random parameters of the second layers of all gadgets.
-        quick: True where backward bounds were not recomputed.
+        quick: True where bounds by other means than intervals were not recomputed.
     """
 
     ticket_id: str

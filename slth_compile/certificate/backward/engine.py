@@ -14,7 +14,9 @@ import jax
 import numpy as np
 
 from slth_compile.certificate import enclosure as e
-from slth_compile.certificate.backward.images import difference_of, image
+from slth_compile.certificate.backward.hybrid import within
+from slth_compile.certificate.backward.images import difference_of
+from slth_compile.certificate.backward.joined import enclose_node
 from slth_compile.certificate.backward.networks import Networks, networks_of
 from slth_compile.certificate.backward.passes import Start, upper_bounds
 from slth_compile.certificate.backward.rewrite import Larger, Take
@@ -93,7 +95,7 @@ def _enter(walk: Walk, k: int) -> None:
         _tighten(walk, node.inputs[0], everything)
     elif isinstance(node, n.Softmax | n.LogSoftmax | n.LayerNorm):
         _tighten(walk, node.inputs[0], True)
-    walk.pairs.append(image(walk, k))
+    enclose_node(walk, k)
     if isinstance(node, _PLAIN) and node.inputs[0] in walk.plain:
         walk.plain.add(k)
     walk.back[k], walk.flushed[k] = step_back(walk, k), flushed_at(walk, k)
@@ -109,6 +111,7 @@ def _is_exact(walk: Walk, k: int) -> bool:
 
 def _tighten(walk: Walk, k: int, everything: bool) -> None:
     walk.pairs[k] = _tightened(walk, Start(k, False, False), walk.pairs[k], everything)
+    walk.besides[k] = within(walk.besides[k], walk.pairs[k])
 
 
 def _tightened(walk: Walk, start: Start, pair: Pair, everything: bool = False) -> Pair:

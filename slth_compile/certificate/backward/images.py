@@ -10,19 +10,24 @@ import numpy as np
 from slth_compile.certificate import enclosure as e
 from slth_compile.certificate import pointwise, propagate, relaxations
 from slth_compile.certificate.backward.rewrite import Larger, Take
-from slth_compile.certificate.backward.walk import Walk
 from slth_compile.certificate.propagate import Pair
 from slth_compile.certificate.rounded import Rounded, absolute_column
 from slth_compile.graph import nodes as n
 
 
-def image(walk: Walk, k: int) -> Pair:
-    """The pair's enclosure at node `k`; a `Larger` has its `between` by then."""
-    node = walk.both.net.nodes[k]
-    operands = [walk.pairs[i] for i in node.inputs]
+def image(node: n.Node, operands: Sequence[Pair], layer: propagate.Layer | None, between: Pair | None) -> Pair:
+    """The pair's enclosure at a node.
+
+    Args:
+        node: The node.
+        operands: Enclosures of what it reads.
+        layer: Arrays of a weighted layer.
+        between: Of a `Larger`, enclosures of the difference of its operands.
+    """
     match node:
         case n.Convolution() | n.Dense():
-            return propagate.weighted(propagate.window_of(node), operands[0], walk.both.images[k])
+            assert layer is not None
+            return propagate.weighted(propagate.window_of(node), operands[0], layer)
         case Rounded():
             return propagate.rounded(operands[0], node.relative, absolute_column(node))
         case n.Affine():
@@ -35,7 +40,8 @@ def image(walk: Walk, k: int) -> Pair:
             x, d = operands[0]
             return Pair(_taken(x, node), None if d is None else _taken(d, node))
         case Larger():
-            return _larger(walk.between[k], *operands)
+            assert between is not None
+            return _larger(between, *operands)
         case _:
             return propagate.unweighted(propagate.Operation(node), operands)
 

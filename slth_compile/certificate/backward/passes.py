@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from slth_compile.certificate.backward import forms as f
+from slth_compile.certificate.backward.balls import known_of, reached
 from slth_compile.certificate.backward.noise import magnitudes
 from slth_compile.certificate.backward.rewrite import Larger
-from slth_compile.certificate.backward.steps import on_device, reach_of
+from slth_compile.certificate.backward.steps import on_device
 from slth_compile.certificate.backward.walk import ACTIVATIONS, Walk
 from slth_compile.certificate.rounding import UNIT_ROUNDOFF, up
 
@@ -127,8 +128,8 @@ def _stopped(walk: Walk, forms: dict[int, f.Form], value: Any, spread: Any, samp
     """What the forms amount to, at most, over the enclosures of the nodes they have reached."""
     for i, form in forms.items():
         if reaches[i] is None:
-            reaches[i] = reach_of(walk.pairs[i])
-        more = f.reached(form, reaches[i], sample)
+            reaches[i] = known_of(walk, i)
+        more = reached(form, reaches[i], sample)
         value, spread = value + more, spread + abs(more)
     return up(value + spread * _STEPS) + _FLUSHED
 

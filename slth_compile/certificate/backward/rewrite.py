@@ -32,12 +32,14 @@ class Rewritten:
         shapes: Per-sample shape of every node.
         outputs: Positions of the output leaves.
         origin: For every weighted node, its position in the graph it was made from.
+        maxima: For every node that ends what a pool or maximum became: that node as it was, and what it is taken of.
     """
 
     nodes: tuple[n.Node, ...]
     shapes: tuple[tuple[int, ...], ...]
     outputs: tuple[int, ...]
     origin: dict[int, int]
+    maxima: dict[int, tuple[n.MaxPool | n.Maximum, int]]
 
 
 def rewritten(graph: Graph) -> Rewritten:
@@ -67,6 +69,7 @@ class _Made:
         self.nodes: list[n.Node] = []
         self.shapes: list[tuple[int, ...]] = []
         self.origin: dict[int, int] = {}
+        self.maxima: dict[int, tuple[n.MaxPool | n.Maximum, int]] = {}
 
     def add(self, node: n.Node) -> int:
         operands = [self.shapes[j] for j in node.inputs]
@@ -88,6 +91,8 @@ def _maximum(made: _Made, graph: Graph, i: int, places: dict[int, int]) -> int:
     if swaps:
         source = made.nodes[source].inputs[0]
     found = _tree(made, _elements(made, node, source))
+    assert isinstance(node, n.MaxPool | n.Maximum)
+    made.maxima[found] = node, source
     return made.add(dataclasses.replace(before, inputs=(found,))) if swaps else found
 
 
@@ -146,4 +151,6 @@ def _pruned(made: _Made, outputs: tuple[int, ...]) -> Rewritten:
         dataclasses.replace(made.nodes[i], inputs=tuple(places[j] for j in made.nodes[i].inputs)) for i in order
     )
     origin = {places[i]: j for i, j in made.origin.items() if i in places}
-    return Rewritten(nodes, tuple(made.shapes[i] for i in order), tuple(places[i] for i in outputs), origin)
+    maxima = {places[i]: (node, places[j]) for i, (node, j) in made.maxima.items() if i in places}
+    shapes = tuple(made.shapes[i] for i in order)
+    return Rewritten(nodes, shapes, tuple(places[i] for i in outputs), origin, maxima)

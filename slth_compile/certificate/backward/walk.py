@@ -10,6 +10,7 @@ import numpy as np
 
 from slth_compile.certificate import enclosure as e
 from slth_compile.certificate.backward import forms as f
+from slth_compile.certificate.backward.hybrid import Beside, beside_input
 from slth_compile.certificate.backward.networks import Networks
 from slth_compile.certificate.propagate import Pair
 from slth_compile.graph import nodes as n
@@ -42,6 +43,7 @@ class Walk:
         both: The networks.
         samples: How many regions are walked together.
         pairs: Enclosures of the nodes passed, `(*shape, samples)`, on the host.
+        besides: Euclidean bounds of the nodes passed.
         between: For every `Larger`, enclosures of its operands' difference `a - b`.
         back: How a form gets from a node to its operands.
         flushed: For every node with a way back, what a row may lose on it to results flushed to zero, `(samples,)`.
@@ -51,6 +53,7 @@ class Walk:
     both: Networks
     samples: int
     pairs: list[Pair]
+    besides: list[Beside]
     between: dict[int, Pair] = dataclasses.field(default_factory=dict)
     back: dict[int, Back] = dataclasses.field(default_factory=dict)
     flushed: dict[int, Any] = dataclasses.field(default_factory=dict)
@@ -74,4 +77,4 @@ def walk_from(both: Networks, lower: np.ndarray, upper: np.ndarray) -> Walk:
         upper: Upper ends, likewise.
     """
     x = e.Interval(np.moveaxis(lower, 0, -1), np.moveaxis(upper, 0, -1))
-    return Walk(both, len(lower), [Pair(x, None)])
+    return Walk(both, len(lower), [Pair(x, None)], [beside_input(x)])
