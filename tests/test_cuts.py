@@ -69,9 +69,22 @@ def test_never_below_the_linear_program_nor_above_the_box(seed: int, coarse: boo
         best = linprog(-a[:, row], A_ub=-c[:, row], b_ub=v[:, row], bounds=np.stack([lower, upper], 1))
         if best.status == 0:
             assert found[row] >= value[row] - best.fun - 1e-9
-        if best.status == 0 and count == 1:
-            # One cut: the dual has one variable, and an eighth bisection leaves little of it.
-            assert found[row] - (value[row] - best.fun) <= 0.05 * (plain[row] - (value[row] - best.fun)) + 1e-8
+
+
+@given(seeds, st.booleans())
+@settings(max_examples=examples(60), deadline=None)
+def test_one_multiplier_is_next_to_the_best_of_256(seed: int, coarse: bool) -> None:
+    lower, upper, a, value, c, v = drawn(seed, coarse, 1)
+    found = least(lower, upper, a, value, c, v)
+    centre, radius = (lower + upper) / 2, (upper - lower) / 2
+    share = np.arange(256)[:, None] / 256
+    for row in range(ROWS):
+        width = max(radius @ abs(c[0, row]), 1e-300)
+        betas = 1.0123456789 * (radius @ abs(a[:, row])) / width * share / (1 - share)
+        forms = a[:, row] + betas * c[0, row]
+        bounds = value[row] + betas[:, 0] * v[0, row] + forms @ centre + abs(forms) @ radius
+        best = int(np.flatnonzero(bounds <= bounds.min() + 1e-9)[0])
+        assert found[row] <= max(bounds[best], bounds[max(best - 1, 0)]) + 1e-8 * (1 + abs(bounds[0]))
 
 
 @given(seeds, st.booleans())
