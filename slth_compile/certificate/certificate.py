@@ -13,13 +13,14 @@ from slth_compile.certificate.difference import LayerErrors
 from slth_compile.certificate.execution import FLOAT32, FLOAT64, evaluated, widened
 from slth_compile.certificate.fixed_point.points import Exact
 from slth_compile.certificate.rounding import down, published_down, published_up, up
+from slth_compile.certificate.witness import Witness
 from slth_compile.domain import Domain, Points
 from slth_compile.graph.graph import Graph
 from slth_compile.progress import Progress, silent
 
 # The checker recomputes the bounds with its own order of summation: intervals 1e-12 apart or so, backward passes, whose
 # lines depend on earlier passes, 1e-10. Norms of layers are two proofs of nearly one number, 1e-12 apart.
-_MARGINS = {engine.INTERVAL: 2.0**-32, engine.EUCLIDEAN: 2.0**-30, engine.BACKWARD: 2.0**-30}
+_MARGINS = {engine.INTERVAL: 2.0**-32} | dict.fromkeys((engine.EUCLIDEAN, engine.BACKWARD, engine.BRANCHED), 2.0**-30)
 
 # Lines depend on how much is allowed for float32's roundings, which a checker need not do alike: seen up to 3e-4.
 _FLOAT32_MARGIN = 2.0**-8
@@ -43,13 +44,15 @@ class Certificate:
         kind: `"box"`, `"points"` or `"balls"`.
         method: Over named points `"points"` for intervals and `"exact"` for both networks in fixed point; elsewhere
             `"interval"` for the interval engine, `"euclidean"` for one that cuts enclosures with Euclidean bounds at
-            every node, and `"backward"` for forms carried to the input as well.
+            every node, `"backward"` for forms carried to the input as well, and `"branched"` for the largest of several
+            of them, one for every pattern of signs of some units.
         bound: The largest entry of `per_output`.
         lower: The maximum over points is at least this; 0.0 for other kinds.
         per_output: Bounds of every output element, one float64 array a leaf.
         arithmetic: One of `ARITHMETICS`, what all of these are true for; see `execution` for what float64 stands for.
         float32: No output differs by more where both networks are evaluated in float32, weights rounded to it; None
-            where that is not known. By the same method, with 2^-8 of it to spare but for intervals.
+            where that is not known. By the same method, without splits, with 2^-8 of it to spare but for intervals.
+        witness: What branched bounds are split at, kept beside `certificate.json`; None for other methods.
     """
 
     domain: int
@@ -60,10 +63,17 @@ class Certificate:
     per_output: tuple[np.ndarray, ...]
     arithmetic: str
     float32: float | None
+    witness: Witness | None = None
+
+    @property
+    def splits(self) -> int | None:
+        """The most units that a bound is split at; None where none is."""
+        return None if self.witness is None else self.witness.depth
 
     def to_json(self) -> dict[str, Any]:
         """The certificate's entry in `certificate.json`."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        del fields["witness"]
         return fields | {"per_output": [leaf.reshape(-1).tolist() for leaf in self.per_output]}
 
     @classmethod
@@ -73,6 +83,9 @@ class Certificate:
         Args:
             entry: As `to_json` made it.
             graph: The target, for the shapes of its output leaves.
+
+        Returns:
+            The certificate without its witness.
 
         Raises:
             KeyError, TypeError, ValueError: The entry is not one of `to_json`.
@@ -92,6 +105,7 @@ def certify_domain(
     effort: str = engine.NORMAL,
     progress: Progress = silent,
     exact: Exact | None = None,
+    branching: engine.Branching = engine.PLAIN,
 ) -> Certificate:
     """The certificate of a ticket for one domain.
 
@@ -103,8 +117,9 @@ def certify_domain(
         effort: One of `engine.EFFORTS`.
         progress: Called as regions are done.
         exact: Both networks' layers, for points where intervals say little; None does without.
+        branching: What branched bounds may cost.
     """
-    return certify_enclosed(graph, errors, domain, index, effort, progress, exact)[0]
+    return certify_enclosed(graph, errors, domain, index, effort, progress, exact, branching)[0]
 
 
 def certify_enclosed(
@@ -115,6 +130,7 @@ def certify_enclosed(
     effort: str = engine.NORMAL,
     progress: Progress = silent,
     exact: Exact | None = None,
+    branching: engine.Branching = engine.PLAIN,
 ) -> tuple[Certificate, engine.Enclosed]:
     """The certificate of two networks for one domain, and the enclosures that it publishes numbers of.
 
@@ -126,6 +142,7 @@ def certify_enclosed(
         effort: One of `engine.EFFORTS`.
         progress: Called as regions are done.
         exact: As for `certify_domain`.
+        branching: Likewise; float32 goes without.
     """
     with np.errstate(all="ignore"):
         in_float64, in_float32 = (evaluated(graph, errors, format) for format in (FLOAT64, FLOAT32))
@@ -134,7 +151,8 @@ def certify_enclosed(
         # What float64 may round says more about float64 than about the networks.
         enclosed = engine.enclose_closest(graph, errors, exact, domain.regions()[0], progress)
         return certificate_of(enclosed, domain.kind, index), enclosed
-    enclosed = engine.enclose(*both, domain.regions(), domain.kind, effort=effort, progress=progress)
+    options: dict[str, Any] = {"effort": effort, "branching": branching}
+    enclosed = engine.enclose(*both, domain.regions(), domain.kind, **options, progress=progress)
     float32 = None
     if in_float32 is not None:
         inputs = widened(domain.regions(), FLOAT32)
@@ -176,4 +194,4 @@ def certificate_of(enclosed: engine.Enclosed, kind: str, index: int) -> Certific
             lowest = max(lowest, float(np.nan_to_num(down(nearest - width), nan=0.0).max()))
     bound = max(float(leaf.max()) for leaf in per_output)
     figures = bound, published_down(lowest), tuple(per_output)
-    return Certificate(index, kind, enclosed.method, *figures, arithmetic=REAL, float32=None)
+    return Certificate(index, kind, enclosed.method, *figures, arithmetic=REAL, float32=None, witness=enclosed.witness)
