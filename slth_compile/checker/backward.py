@@ -8,6 +8,7 @@ nodes they have reached is a bound; the least of them all is returned.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
@@ -35,6 +36,9 @@ from slth_compile.checker.transposed import transposed, transposed_layer
 
 STOPS = (*RELUS, "larger")
 """Operations that lines stand for, before which a pass stops for a bound."""
+
+Past = Callable[[int, Form, dict[int, Form]], np.ndarray]
+"""From a position and its form: adds forms of its operands, and returns what is left behind."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -124,28 +128,43 @@ def largest(places: list[Place], forms: dict[int, Form], rows: int) -> np.ndarra
 
     Args:
         places: All nodes up to the last that carries a form.
-        forms: What is to be bounded, by node; emptied.
+        forms: What is to be bounded, by node.
         rows: How many forms there are.
     """
+    value, best = carried(places, forms, rows)
+    return np.minimum(best, amount(places, forms, value)) if forms else best
+
+
+def carried(
+    places: list[Place], forms: dict[int, Form], rows: int, past: Past | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Carries forms to the input; returns what they leave behind, and the least bound at a stop on the way.
+
+    Args:
+        places: All nodes up to the last that carries a form.
+        forms: Forms by node; that of the input alone afterwards, if any.
+        rows: How many forms there are.
+        past: Moves a form to the operands of a node, as `step` does, which None stands for.
+    """
     value, best = np.zeros(rows), np.full(rows, np.inf)
-    for k in range(max(forms), -1, -1):
+    for k in range(max(forms), 0, -1):
         if k not in forms:
             continue
-        if k == 0 or places[k].node.op in STOPS:
-            best = np.minimum(best, _bound(places, forms, value))
-        if k:
-            value = up(value + _step(places[k], forms.pop(k), forms))
-    return best
+        if places[k].node.op in STOPS:
+            best = np.minimum(best, amount(places, forms, value))
+        form = forms.pop(k)
+        value = up(value + (step(places[k], form, forms) if past is None else past(k, form, forms)))
+    return value, best
 
 
-def _bound(places: list[Place], forms: dict[int, Form], value: np.ndarray) -> np.ndarray:
+def amount(places: list[Place], forms: dict[int, Form], value: np.ndarray) -> np.ndarray:
     """What the forms amount to at most; infinite where a number on the way was not finite."""
     for k, form in forms.items():
         value = up(value + highest(form, places[k].reach))
     return np.where(np.isfinite(value), value, np.inf)
 
 
-def _step(here: Place, form: Form, forms: dict[int, Form]) -> np.ndarray:
+def step(here: Place, form: Form, forms: dict[int, Form]) -> np.ndarray:
     """Moves a form to the node's operands; returns what it leaves behind, rounded up."""
     some = form.x if form.x is not None else form.d
     assert some is not None  # a form has coefficients of x, of d or of both

@@ -17,13 +17,18 @@ from slth_compile.checker.fold import Folded
 from slth_compile.checker.matrices import PairLayer
 from slth_compile.checker.schema import integer, real, record, sequence, strict_json
 from slth_compile.checker.verdict import CheckedCertificate
+from slth_compile.checker.witness import Witness
 from slth_compile.errors import VerificationError
 
 _FIELDS = ("domain", "kind", "method", "bound", "lower", "per_output", "arithmetic", "float32")
 _ARITHMETICS = {"real": False, "real, float64": True}
 """Whether evaluation in float64 is claimed too."""
 
-_METHODS = {"box": ("interval", "backward"), "balls": ("interval", "backward"), "points": ("points", "exact")}
+BRANCHED = "branched"
+"""Backward passes, and by cases where a witness says so."""
+
+_BACKWARD = ("backward", BRANCHED)
+_METHODS = {"box": ("interval", *_BACKWARD), "balls": ("interval", *_BACKWARD), "points": ("points", "exact")}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -60,24 +65,33 @@ def parse_claims(raw: bytes, domains: tuple[Domain, ...], sizes: list[int], eps:
 
 
 def check_claim(
-    claim: Claim, position: int, folded: Folded, layers: Mapping[int, PairLayer], domain: Domain, *, quick: bool
+    claim: Claim,
+    position: int,
+    folded: Folded,
+    layers: Mapping[int, PairLayer],
+    domain: Domain,
+    witness: Witness | None = None,
+    *,
+    quick: bool,
 ) -> CheckedCertificate:
     """The claim, found true by a bound of the checker's own, of the same method.
 
-    `quick` leaves out backward bounds: such a claim is not recomputed, and the interval bound is stated beside it.
+    `quick` leaves out backward bounds: such a claim is not recomputed, and the interval bound is stated beside it. The
+    witness is that of a branched claim, for all it states but float32.
 
     Raises:
         VerificationError: The checker's bound of some output exceeds the claimed one, or (points) the claimed lower end
             of the maximum exceeds the checker's bound.
     """
-    backward = claim.method == "backward"
+    backward = claim.method in _BACKWARD
     bounds_of = backward_bounds if backward and not quick else output_bounds
     if claim.method == "exact":
         own = exact_bounds(folded, layers, domain, claim.per_output)
     else:
         in_float64 = _ARITHMETICS[claim.arithmetic]
         networks = _evaluated(folded, layers, "float64", position) if in_float64 else (folded, layers)
-        own = bounds_of(*networks, domain)
+        by_cases = claim.method == BRANCHED and not quick
+        own = backward_bounds(*networks, domain, witness=witness) if by_cases else bounds_of(*networks, domain)
     found = max(float(leaf.max()) for leaf in own)
     checked = functools.partial(
         CheckedCertificate,
