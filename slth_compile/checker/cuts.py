@@ -62,7 +62,7 @@ def lowered(
     box = tuple((min(a for a, _ in axis), max(b for _, b in axis)) for axis in zip(*boxes, strict=True))
     centre, radius = (crop(array, box).reshape(-1) for array in to_centre(region))
     table, most = _table(cuts, box, centre, radius), np.abs(centre) + radius
-    rows = np.ascontiguousarray(flat(spread(form.x, form.box, box)).T)
+    rows = np.array(flat(spread(form.x, form.box, box)).T, order="C")
     value, size = value.copy(), np.abs(rows) @ most * (1 + gamma(len(most) + 8)) + TINY
     lost = np.zeros(len(rows))
     for own in chosen.T:
