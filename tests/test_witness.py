@@ -103,7 +103,7 @@ def test_float32_is_bounded_without_a_witness(ticket: Written, tmp_path: Path, m
     monkeypatch.setattr(certificate, "_evaluated", lambda *network: evaluated(*network[:2], "float64", network[3]))
     changed = copy.deepcopy(ticket)
     for entry in changed.claims[:2]:
-        entry.update(float32=9.0, arithmetic="real, float64")
+        entry.update(float32=9.0)
     verify(changed.save(tmp_path))
     assert given == [(False, True), (True, False)] * 2
 
