@@ -25,9 +25,9 @@ class Picker:
         self.open: list[int] = []
         self.rows: dict[int, list[int]] = {}
 
-    def enter(self, k: int, operands: Any, noise: Any, between: State) -> None:
+    def enter(self, k: int, noise: Any, between: State) -> None:
         targets = self.net.targets
-        self.entered.append((k, operands, noise, between))
+        self.entered.append((k, noise, between))
         crosses = (between.x.lower < 0) & (between.x.upper > 0)
         self.open += (targets.base[targets.of_bend[k]] + np.flatnonzero(crosses)).tolist()
 

@@ -112,7 +112,7 @@ def everything(net: tighten.Net, lower: np.ndarray, upper: np.ndarray) -> Listed
     seen: list[int] = []
 
     class Watch:
-        def enter(self, k: int, operands: Any, noise: Any, between: Any) -> None:
+        def enter(self, k: int, noise: Any, between: Any) -> None:
             crosses = np.flatnonzero((between.x.lower < 0) & (between.x.upper > 0))
             seen.extend((net.targets.base[net.targets.of_bend[k]] + crosses).tolist())
 

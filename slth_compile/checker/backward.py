@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -41,6 +42,17 @@ Past = Callable[[int, Form, dict[int, Form]], np.ndarray]
 """From a position and its form: adds forms of its operands, and returns what is left behind."""
 
 
+Charge = tuple[np.ndarray, np.ndarray]
+
+
+class Bent(NamedTuple):
+    """Lines of an activation in y, planes over y and d, and what coefficients of its output cost; None for nothing."""
+
+    lines: Lines
+    planes: Planes | None
+    charge: Charge | None
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Place:
     """A node of both networks over one region; its arrays have the node's shape.
@@ -61,7 +73,7 @@ class Place:
     node: Node
     halves: Halves | None
     reach: Reach
-    charge: tuple[np.ndarray, np.ndarray] | None
+    charge: Charge | None
     flushed: float
     offset: tuple[np.ndarray | None, np.ndarray | None]
     lines: Lines | None
@@ -87,9 +99,13 @@ def place(
         noise: Its rounding.
         between: Enclosures of what an activation is applied to: its operand, or the difference of two.
     """
+    charge = None
+    if noise.charge is not None:
+        charge_x, charge_d = (np.broadcast_to(part[0], node.shape) for part in noise.charge)
+        charge = charge_x, charge_d
     lines = planes = x_offset = d_offset = None
     if between is not None:
-        lines, planes = activation_lines(node, _only(between.x), None if between.d is None else _only(between.d))
+        lines, planes, charge = bent(node, between, charge)
     elif halves is not None:
         x, d = operands[0]
         if halves.half is not None:
@@ -98,22 +114,11 @@ def place(
         x_offset, d_offset = (None if b is None else np.broadcast_to(b[0], node.shape) for b in biases)
     elif node.op == "affine" and "shift" in node.arrays:
         x_offset = np.broadcast_to(node.arrays["shift"], node.shape)
-    charge = None
-    if noise.charge is not None:
-        charge_x, charge_d = (np.broadcast_to(part[0], node.shape) for part in noise.charge)
-        if between is not None and lines is not None:
-            own_x = charge_x
-            charge_x = up(own_x * _steepest(lines))
-            if planes is not None:
-                # A tilt turns coefficients of d into coefficients of y, which are charged as those of x are.
-                tilt = np.maximum(*map(np.abs, planes[1:]))
-                charge_d = up(up(charge_d * _steepest(planes.lines)) + up(own_x * tilt))
-        charge = room(charge_x), room(charge_d)
     return Place(
         node=node,
         halves=halves,
         reach=_reach(state),
-        charge=charge,
+        charge=None if charge is None else (room(charge[0]), room(charge[1])),
         flushed=noise.flushed,
         offset=(x_offset, d_offset),
         lines=lines,
@@ -121,6 +126,26 @@ def place(
         shapes=tuple(operand.x.lower.shape[1:] for operand in operands),
         has_d=tuple(operand.d is not None for operand in operands),
     )
+
+
+def bent(node: Node, between: State, charge: Charge | None) -> Bent:
+    """What takes the place of an activation in passes.
+
+    Args:
+        node: The operation.
+        between: Enclosures of what it is applied to, first axis one region.
+        charge: What coefficients of what it is applied to cost, of x and of d.
+    """
+    lines, planes = activation_lines(node, _only(between.x), None if between.d is None else _only(between.d))
+    if charge is not None:
+        own_x, own_d = charge
+        charge_x, charge_d = up(own_x * _steepest(lines)), own_d
+        if planes is not None:
+            # A tilt turns coefficients of d into coefficients of y, which are charged as those of x are.
+            tilt = np.maximum(*map(np.abs, planes[1:]))
+            charge_d = up(up(own_d * _steepest(planes.lines)) + up(own_x * tilt))
+        charge = charge_x, charge_d
+    return Bent(lines, planes, charge)
 
 
 def largest(places: list[Place], forms: dict[int, Form], rows: int) -> np.ndarray:
@@ -132,7 +157,7 @@ def largest(places: list[Place], forms: dict[int, Form], rows: int) -> np.ndarra
         rows: How many forms there are.
     """
     value, best = carried(places, forms, rows)
-    return np.minimum(best, amount(places, forms, value)) if forms else best
+    return np.minimum(best, amount(places, forms, value))
 
 
 def carried(

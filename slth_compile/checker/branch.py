@@ -8,22 +8,21 @@ bound of all cases holds on the region.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from slth_compile.checker.arithmetic import Interval, gamma, up
-from slth_compile.checker.backward import Place, amount, carried, place, step
+from slth_compile.checker.arithmetic import Interval
+from slth_compile.checker.backward import Place, amount, carried, step
 from slth_compile.checker.cuts import Cut, lowered
-from slth_compile.checker.forms import Box, Form, add, unit_rows
+from slth_compile.checker.forms import Box, Form, unit_rows
 from slth_compile.checker.graph import Graph, Node
 from slth_compile.checker.noise import Noise
 from slth_compile.checker.operations import State
+from slth_compile.checker.split import HalfLines, Split, half_lines, past_split
 from slth_compile.checker.targets import PARTS, Targets, row_numbers
 from slth_compile.checker.witness import Listed
-from slth_compile.errors import VerificationError
 
 _CUTS = 1 << 24  # numbers of the cuts that are kept
 _CASES = 1 << 16  # that are prepared at a time
@@ -60,21 +59,6 @@ def before(node: Node) -> dict[int, float]:
     return dict(zip(node.inputs, (1.0, -1.0), strict=False))
 
 
-class _Halves(NamedTuple):
-    """Split units of an activation: their elements, and lines over `[0, upper]` of each, then over `[lower, 0]`."""
-
-    elements: np.ndarray
-    lines: Place
-
-
-class _Split(NamedTuple):
-    """Where columns of a pass are split at one activation: elements, columns, and which lines of `_Halves`."""
-
-    elements: np.ndarray
-    columns: np.ndarray
-    lines: np.ndarray
-
-
 class Branching:
     """What the witness lists for one region, with the lines and the cuts of its units so far."""
 
@@ -83,44 +67,17 @@ class Branching:
     ) -> None:
         self.graph, self.targets, self.listed, self.region = graph, targets, listed, region
         self.columns, self.each = columns, each
-        self._halves: dict[int, _Halves] = {}
+        self._half_lines: dict[int, HalfLines] = {}
         self._cuts: dict[int, Cut] = {}  # by twice the unit, and one more for y <= 0
 
-    def enter(self, k: int, operands: list[State], noise: Noise, between: State) -> None:
-        """Makes lines for the listed units of an activation.
-
-        Args:
-            k: Its position.
-            operands: Enclosures of its operands.
-            noise: Its rounding.
-            between: Enclosures of its pre-activation, that its own lines were made of.
-
-        Raises:
-            VerificationError: A unit is not open.
-        """
+    def enter(self, k: int, noise: Noise, between: State) -> None:
+        """Makes lines for the listed units of the activation at `k`; the rest is as for `half_lines`."""
         first, last = self._units_of(k)
         listed = self.listed.splits
         elements = np.unique(listed[(listed >= first) & (listed < last)].astype(np.int64)) - first
         if len(elements) == 0:
             return
-        x, d = (v and Interval(*(end.reshape(-1)[elements] for end in v)) for v in between)
-        assert x is not None
-        low, high = x
-        closed = ~((low < 0) & (high > 0))
-        if closed.any():
-            found = f"[{low[closed][0]!r}, {high[closed][0]!r}]"
-            raise VerificationError(
-                "witness", f"unit {first + elements[closed][0]} is split, and lies in {found}, on one side of zero"
-            )
-        zero = np.zeros_like(low)
-        both = State(_twice(Interval(zero, high), Interval(low, zero)), d and _twice(d, d))
-        node = dataclasses.replace(self.graph.nodes[k], shape=(2 * len(elements),))
-        charge = None
-        if noise.charge is not None:
-            parts = (np.broadcast_to(part[0], self.graph.nodes[k].shape).reshape(-1) for part in noise.charge)
-            own_x, own_d = (np.tile(part[elements], 2)[None] for part in parts)
-            charge = own_x, own_d
-        self._halves[k] = _Halves(elements, place(node, None, operands, both, Noise(charge, 0.0), both))
+        self._half_lines[k] = half_lines(self.graph.nodes[k], elements, first, noise, between)
 
     def least(
         self, places: list[Place], target: int, start: Start, elements: np.ndarray, found: np.ndarray
@@ -170,29 +127,28 @@ class Branching:
 
         def past(k: int, form: Form, forms: dict[int, Form]) -> np.ndarray:
             if k in splits:
-                return _past_halves(places[k], self._halves[k].lines, splits[k], form, forms)
+                return past_split(places[k], self._half_lines[k].lines, splits[k], form, forms)
             return step(places[k], form, forms)
 
         value, best = carried(places, forms, len(units), past)
-        if not forms:
-            return best
-        names = np.where(units >= 0, 2 * units + (signs < 0), -1)
-        known, chosen = np.unique(names, return_inverse=True)
-        none = int(known[0] == -1)
-        cuts = [self._cuts[int(name)] for name in known[none:]]
-        forms[0], value = lowered(forms[0], value, cuts, chosen.reshape(names.shape) - none, self.region)
+        if 0 in forms:
+            names = np.where(units >= 0, 2 * units + (signs < 0), -1)
+            known, chosen = np.unique(names, return_inverse=True)
+            none = int(known[0] == -1)
+            cuts = [self._cuts[int(name)] for name in known[none:]]
+            forms[0], value = lowered(forms[0], value, cuts, chosen.reshape(names.shape) - none, self.region)
         return np.minimum(best, amount(places, forms, value))
 
-    def _splits(self, units: np.ndarray, signs: np.ndarray) -> dict[int, _Split]:
+    def _splits(self, units: np.ndarray, signs: np.ndarray) -> dict[int, Split]:
         """Where the columns of a pass are split, by position of the activation."""
         found = {}
-        for k, halves in self._halves.items():
+        for k, halves in self._half_lines.items():
             first, last = self._units_of(k)
             columns, places = np.nonzero((units >= first) & (units < last))
             if len(columns):
                 own = units[columns, places] - first
                 lines = np.searchsorted(halves.elements, own)
-                found[k] = _Split(own, columns, lines + len(halves.elements) * (signs[columns, places] < 0))
+                found[k] = Split(own, columns, lines + len(halves.elements) * (signs[columns, places] < 0))
         return found
 
     def _keep_cuts(self, places: list[Place], units: np.ndarray) -> None:
@@ -201,7 +157,7 @@ class Branching:
         if (len(self._cuts) + 2 * len(missing)) * self.region.lower.size > _CUTS:
             self._cuts.clear()
             missing = units
-        for k in self._halves:
+        for k in self._half_lines:
             first, last = self._units_of(k)
             own = missing[(missing >= first) & (missing < last)]
             names = np.repeat(own, 2) * 2 + np.tile([0, 1], len(own))
@@ -248,81 +204,3 @@ def _input_forms(places: list[Place], forms: dict[int, Form], rows: int) -> list
     known = np.isfinite(value) & np.isfinite(x).reshape(-1, rows).all(axis=0)
     x = np.ascontiguousarray(np.moveaxis(np.where(known, x, 0.0), -1, 0))
     return [Cut(box, *cut) for cut in zip(x, np.where(known, value, 0.0).tolist(), strict=True)]
-
-
-def _twice(a: Interval, b: Interval) -> Interval:
-    """One interval behind the other, with a first axis of one region."""
-    return Interval(*(np.concatenate(ends)[None] for ends in zip(a, b, strict=True)))
-
-
-def _past_halves(here: Place, lines: Place, split: _Split, form: Form, forms: dict[int, Form]) -> np.ndarray:
-    """As `step` past an activation, some elements of some columns by other lines."""
-    box = form.box
-    where = np.unravel_index(split.elements, here.node.shape) if box else ()
-    inside = np.ones(len(split.elements), bool)
-    for own, (a, b) in zip(where, box, strict=True):
-        inside &= (own >= a) & (own < b)
-    at = (*(own[inside] - a for own, (a, _) in zip(where, box, strict=True)), split.columns[inside])
-    columns, own_lines = split.columns[inside], split.lines[inside]
-    x, d = (None if coefficients is None else coefficients[at] for coefficients in form[1:])
-    # The others as ever: what is zero adds nothing. Then those that are split, as a form of their own.
-    constant = step(here, Form(box, *(_without(coefficients, at) for coefficients in form[1:])), forms)
-    moved, left, more = _through(lines, x, d, own_lines)
-    total = [np.bincount(columns, weights, len(constant)) for weights in (more, np.abs(more))]
-    for i, parts in zip(here.node.inputs, (moved, left), strict=False):
-        add(forms, i, Form(box, *(None if part is None else _scattered(part, at, form) for part in parts)))
-    return up(constant + up(total[0] + total[1] * gamma(len(more) + 8)))
-
-
-Pair = tuple[np.ndarray | None, np.ndarray | None]
-
-
-def _without(coefficients: np.ndarray | None, at: tuple[np.ndarray, ...]) -> np.ndarray | None:
-    if coefficients is None:
-        return None
-    found = coefficients.copy()
-    found[at] = 0.0
-    return found
-
-
-def _through(
-    lines: Place, x: np.ndarray | None, d: np.ndarray | None, which: np.ndarray
-) -> tuple[Pair, Pair, np.ndarray]:
-    """Single coefficients of x and of d through lines and planes.
-
-    Returns:
-        Those of the first operand, those left to the second, and what each entry leaves behind.
-    """
-    own_x = own_d = None
-    more = np.zeros(len(which))
-    for coefficients, charge in zip((x, d), lines.charge or (None, None), strict=True):
-        if coefficients is not None and charge is not None:
-            more = up(more + up(np.abs(coefficients) * charge[which]))
-    if x is not None and lines.lines is not None:
-        own_x, constant = _relaxed(x, *(line[which] for line in lines.lines))
-        more = up(more + constant)
-    if d is not None and lines.planes is not None:
-        own_d, constant = _relaxed(d, *(line[which] for line in lines.planes.lines))
-        more = up(more + constant)
-        above, below = (tilt[which] for tilt in lines.planes[1:])
-        tilt = np.maximum(d, 0) * above + np.minimum(d, 0) * below
-        own_x = tilt if own_x is None else own_x + tilt
-    return (own_x, own_d), (_minus(x, own_x), _minus(d, own_d)), more
-
-
-def _relaxed(a: np.ndarray, above_slope: np.ndarray, above: np.ndarray, below_slope: np.ndarray, below: np.ndarray):
-    """A coefficient of the operand, and a constant."""
-    positive, negative = np.maximum(a, 0), np.minimum(a, 0)
-    return positive * above_slope + negative * below_slope, up(positive * above + negative * below)
-
-
-def _minus(a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray | None:
-    return a if b is None else -b if a is None else a - b
-
-
-def _scattered(part: np.ndarray, at: tuple[np.ndarray, ...], form: Form) -> np.ndarray:
-    some = form.x if form.x is not None else form.d
-    assert some is not None
-    found = np.zeros(some.shape)
-    found[at] = part
-    return found

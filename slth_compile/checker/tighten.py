@@ -143,7 +143,7 @@ class _Region:
         self.states.append(state)
         self.places.append(place(node, own, operands, state, noise, between))
         if self.branching is not None and between is not None:
-            self.branching.enter(k, operands, noise, between)
+            self.branching.enter(k, noise, between)
         if k in self.net.graph.outputs and node.op not in _SOFTMAXES and k:
             self._set(k, self._tightened(state, {k: 1.0}, numbers.of_output[k], everything=True))
 
