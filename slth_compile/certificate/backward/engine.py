@@ -9,13 +9,15 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from slth_compile.certificate import enclosure as e
+from slth_compile.certificate.backward.branch import branches_of
 from slth_compile.certificate.backward.images import difference_of, image
-from slth_compile.certificate.backward.networks import Networks, networks_of
+from slth_compile.certificate.backward.networks import networks_of
 from slth_compile.certificate.backward.passes import Start, upper_bounds
 from slth_compile.certificate.backward.rewrite import Larger, Take
 from slth_compile.certificate.backward.steps import flushed_at, step_back
@@ -23,6 +25,7 @@ from slth_compile.certificate.backward.walk import ACTIVATIONS, STOPS, Walk, wal
 from slth_compile.certificate.difference import Difference, LayerErrors
 from slth_compile.certificate.propagate import Pair
 from slth_compile.certificate.rounding import down, up, without_subnormals
+from slth_compile.certificate.witness import Witness, joined
 from slth_compile.graph import nodes as n
 from slth_compile.graph.graph import Graph
 from slth_compile.progress import Progress, silent
@@ -31,6 +34,13 @@ TOGETHER, SMALL = 64, 20_000
 """Samples walked together in networks of at most so many activations; larger ones go one by one."""
 
 _PLAIN = (n.Affine, n.AveragePool, n.Mean, n.Slice, n.Pad, n.Dilate, n.Reshape, n.Transpose, Take)
+
+
+class Branched(NamedTuple):
+    """What branched bounds find: one `Difference` an output leaf, and the units that the bounds are split at."""
+
+    leaves: tuple[Difference, ...]
+    witness: Witness
 
 
 def bound_difference_backward(
@@ -53,25 +63,60 @@ def bound_difference_backward(
     Returns:
         One `Difference` an output leaf.
     """
+    return _walks(graph, errors, lower, upper, 0, progress)[0]
+
+
+def bound_difference_branched(
+    graph: Graph,
+    errors: Mapping[int, LayerErrors],
+    lower: np.ndarray,
+    upper: np.ndarray,
+    splits: int,
+    *,
+    progress: Progress = silent,
+) -> Branched:
+    """The same, every single bound the largest of up to `2^splits` passes (`branch`).
+
+    Args:
+        graph: The folded target.
+        errors: Errors of every weighted layer, by node position.
+        lower: Lower ends of the regions, float64, shape `(regions, *input_shape)`.
+        upper: Upper ends, likewise.
+        splits: Units that a bound is split at, 1 to `witness.MOST_SPLITS`.
+        progress: Called with `("bound", regions done, regions)`.
+    """
+    leaves, witnesses = _walks(graph, errors, lower, upper, splits, progress)
+    return Branched(leaves, joined(witnesses))
+
+
+def _walks(
+    graph: Graph, errors: Mapping[int, LayerErrors], lower: np.ndarray, upper: np.ndarray, splits: int, show: Progress
+) -> tuple[tuple[Difference, ...], list[Witness]]:
+    """Enclosures of all regions; witnesses of some regions each where bounds are split."""
     lower, upper = without_subnormals(np.asarray(lower, np.float64), np.asarray(upper, np.float64))
     with np.errstate(all="ignore"):
         both = networks_of(graph, errors)
     together = TOGETHER if sum(math.prod(shape) for shape in both.net.shapes) <= SMALL else 1
-    parts = []
+    parts, witnesses = [], []
     for start in range(0, len(lower), together):
-        progress("bound", start, len(lower))
+        show("bound", start, len(lower))
         rows = slice(start, start + together)
         with jax.enable_x64(True), np.errstate(all="ignore"):
-            parts.append(_walked(both, lower[rows], upper[rows]))
-    progress("bound", len(lower), len(lower))
+            walk = walk_from(both, lower[rows], upper[rows])
+            if splits:
+                walk.branches = branches_of(walk, splits)
+            parts.append(_walked(walk))
+            if splits:
+                witnesses.append(walk.branches.witness(walk.samples))
+    show("bound", len(lower), len(lower))
     return tuple(
         Difference(*(np.concatenate(ends) for ends in zip(*leaf, strict=True))) for leaf in zip(*parts, strict=True)
-    )
+    ), witnesses
 
 
-def _walked(both: Networks, lower: np.ndarray, upper: np.ndarray) -> list[tuple[np.ndarray, ...]]:
+def _walked(walk: Walk) -> list[tuple[np.ndarray, ...]]:
     """`(d lower, d upper, x lower, x upper)` of every output leaf, samples first."""
-    walk = walk_from(both, lower, upper)
+    both = walk.both
     for k in range(1, len(both.net.nodes)):
         _enter(walk, k)
     found = []
@@ -87,18 +132,22 @@ def _enter(walk: Walk, k: int) -> None:
     net = walk.both.net
     node = net.nodes[k]
     if isinstance(node, Larger):
-        walk.between[k] = _tightened(walk, Start(k, True, False), difference_of([walk.pairs[i] for i in node.inputs]))
+        walk.between[k] = _tightened(
+            walk, Start(k, True, False, k), difference_of([walk.pairs[i] for i in node.inputs])
+        )
     elif isinstance(node, ACTIVATIONS) and not _is_exact(walk, node.inputs[0]):
         everything = not isinstance(node, n.Relu | n.LeakyRelu)
-        _tighten(walk, node.inputs[0], everything)
+        _tighten(walk, node.inputs[0], k, everything)
     elif isinstance(node, n.Softmax | n.LogSoftmax | n.LayerNorm):
-        _tighten(walk, node.inputs[0], True)
+        _tighten(walk, node.inputs[0], k, True)
     walk.pairs.append(image(walk, k))
     if isinstance(node, _PLAIN) and node.inputs[0] in walk.plain:
         walk.plain.add(k)
     walk.back[k], walk.flushed[k] = step_back(walk, k), flushed_at(walk, k)
+    if walk.branches is not None:
+        walk.branches.passed(walk, k)
     if k in net.outputs and not isinstance(node, STOPS):
-        _tighten(walk, k, True)
+        _tighten(walk, k, k, True)
 
 
 def _is_exact(walk: Walk, k: int) -> bool:
@@ -107,8 +156,8 @@ def _is_exact(walk: Walk, k: int) -> bool:
     return k in walk.plain or (isinstance(node, n.Convolution | n.Dense) and node.inputs[0] in walk.plain)
 
 
-def _tighten(walk: Walk, k: int, everything: bool) -> None:
-    walk.pairs[k] = _tightened(walk, Start(k, False, False), walk.pairs[k], everything)
+def _tighten(walk: Walk, k: int, reader: int, everything: bool) -> None:
+    walk.pairs[k] = _tightened(walk, Start(k, False, False, reader), walk.pairs[k], everything)
 
 
 def _tightened(walk: Walk, start: Start, pair: Pair, everything: bool = False) -> Pair:
@@ -140,7 +189,8 @@ def _cut(walk: Walk, start: Start, known: e.Interval, chosen: np.ndarray) -> e.I
     if not count:
         return known
     elements, samples = (np.tile(index, 2) for index in rows)
-    bounds = upper_bounds(walk, start, elements, samples, np.repeat([1.0, -1.0], count))
+    bound = upper_bounds if walk.branches is None else walk.branches.bounds
+    bounds = bound(walk, start, elements, samples, np.repeat([1.0, -1.0], count))
     lower, upper = (np.array(end).reshape(-1, walk.samples) for end in known)
     # Nothing is learnt from what overflowed.
     upper[rows] = np.fmin(upper[rows], bounds[:count])

@@ -156,16 +156,23 @@ def _column(channels: Any, rank: int) -> Any:
 @jax.jit
 def through_activation(form: Form, lines: Pairs, noise: Pairs, sample: Any) -> tuple[Form, Any]:
     """An activation between its lines: each coefficient takes the line of its sign."""
-    value = charged(form, noise, sample)
+    planes = None if lines.d is None else Planes(*(spread(line, sample) for line in lines.d))
+    around = Pairs(planes, Lines(*(spread(line, sample) for line in lines.x)))
+    return bent(form, around, Pairs(*(spread(size, sample) for size in noise)))
+
+
+def bent(form: Form, lines: Pairs, noise: Pairs) -> tuple[Form, Any]:
+    """`through_activation` with a line, and noise, for every coefficient."""
+    value = sum(total(abs(a) * size) for a, size in zip(form, noise, strict=True) if a is not None)
     d = x = None
     if form.x is not None:
         p, q = _parts(form.x)
-        around = Lines(*(spread(line, sample) for line in lines.x))
+        around = lines.x
         value = value + total(p * around.upper_intercept + q * around.lower_intercept)
         x = p * around.upper_slope + q * around.lower_slope
     if form.d is not None and lines.d is not None:
         p, q = _parts(form.d)
-        planes = Planes(*(spread(line, sample) for line in lines.d))
+        planes = lines.d
         value = value + total(p * planes.upper_intercept + q * planes.lower_intercept)
         d = p * planes.upper_slope + q * planes.lower_slope
         tilted = p * planes.upper_tilt + q * planes.lower_tilt
@@ -177,13 +184,18 @@ def through_activation(form: Form, lines: Pairs, noise: Pairs, sample: Any) -> t
 def through_larger(form: Form, lines: Pairs, noise: Pairs, sample: Any) -> tuple[Form, Form, Any]:
     """`max(a, b) = relu(a - b) + b`: forms of `a` and of `b`."""
     first, value = through_activation(form, lines, noise, sample)
-    second = Form(
+    return first, apart(form, first), value
+
+
+@jax.jit
+def apart(form: Form, first: Form) -> Form:
+    """The form of `b` in `relu(a - b) + b`, from the forms of the sum and of `a`."""
+    return Form(
         *(
             a if f is None else None if a is None and f is None else -f if a is None else a - f
             for a, f in zip(form, first, strict=True)
         )
     )
-    return first, second, value
 
 
 @jax.jit

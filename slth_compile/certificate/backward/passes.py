@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,11 +36,41 @@ class Start:
         node: An element of this node's output; of a `Larger` where `between`, of its operands' difference.
         between: See above.
         difference: True for `d`, False for `x`.
+        reader: The node for whose sake: an activation, or `node` itself where it is an output.
     """
 
     node: int
     between: bool
     difference: bool
+    reader: int
+
+
+class Rows(NamedTuple):
+    """Rows of a pass on the device, each of shape `(rows,)`: element (channels in front), sample and sign."""
+
+    element: Any
+    sample: Any
+    sign: Any
+
+
+class Passed(NamedTuple):
+    """What a pass has found when it comes to the input: `A x + value` bounds every row's element from above.
+
+    Attributes:
+        best: The least bound over the enclosures on the way, `(rows,)`.
+        form: The form at the input; None where none came so far.
+        value: The constant.
+        spread: The sum of all that was added to it, in absolute value.
+    """
+
+    best: Any
+    form: f.Form | None
+    value: Any
+    spread: Any
+
+
+Step = Callable[[int, f.Form], tuple[Sequence[tuple[int, f.Form]], Any]]
+"""A form's way from a node to its operands, as `walk.Back`."""
 
 
 def upper_bounds(walk: Walk, start: Start, elements: np.ndarray, samples: np.ndarray, signs: np.ndarray) -> np.ndarray:
@@ -52,32 +83,50 @@ def upper_bounds(walk: Walk, start: Start, elements: np.ndarray, samples: np.nda
         samples: Their samples.
         signs: 1.0 or -1.0.
     """
-    places = _places(walk.both.net.shapes[start.node])[elements]
-    reaches = [None] * len(walk.pairs)
-    size = walk.both.rows
+    reaches: list[Any] = [None] * len(walk.pairs)
 
-    def run(first: int) -> np.ndarray:
-        rows = np.minimum(np.arange(first, first + size), len(elements) - 1)
+    def run(rows: Rows, index: np.ndarray) -> tuple[Any]:
+        return (bound_of(walk, carried(walk, start, rows, reaches), rows.sample, reaches),)
+
+    return in_chunks(walk, start, elements, samples, signs, run)[0]
+
+
+def in_chunks(
+    walk: Walk,
+    start: Start,
+    elements: np.ndarray,
+    samples: np.ndarray,
+    signs: np.ndarray,
+    run: Callable[[Rows, np.ndarray], tuple[Any, ...]],
+) -> tuple[np.ndarray, ...]:
+    """What `run` finds of all rows, some at a time; it takes rows and their places among all, and returns arrays.
+
+    Args:
+        walk: For how many rows are taken together.
+        start: The node.
+        elements: Elements of its output, in C order.
+        samples: Their samples.
+        signs: 1.0 or -1.0.
+        run: Its arrays have the rows first.
+    """
+    places = places_of(walk.both.net.shapes[start.node])[elements].astype(np.int32)
+    samples, size = samples.astype(np.int32), walk.both.rows
+
+    def part(first: int) -> tuple[np.ndarray, ...]:
+        index = np.minimum(np.arange(first, first + size), len(elements) - 1)
         with jax.enable_x64(True):
-            row = _Rows(*(jnp.asarray(v[rows]) for v in (places.astype(np.int32), samples.astype(np.int32), signs)))
-            return np.asarray(_pass(walk, start, row, reaches))[: len(elements) - first]
+            found = run(Rows(*(jnp.asarray(v[index]) for v in (places, samples, signs))), index)
+            return tuple(np.asarray(array)[: len(elements) - first] for array in found)
 
     # The first chunk alone, so that nothing is compiled twice.
-    found = [run(0)]
+    found = [part(0)]
     if len(elements) > size:
         with ThreadPoolExecutor(THREADS) as pool:
-            found += pool.map(run, range(size, len(elements), size))
-    return np.concatenate(found)
+            found += pool.map(part, range(size, len(elements), size))
+    return tuple(np.concatenate(arrays) for arrays in zip(*found, strict=True))
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Rows:
-    element: Any
-    sample: Any
-    sign: Any
-
-
-def _places(shape: tuple[int, ...]) -> np.ndarray:
+def places_of(shape: tuple[int, ...]) -> np.ndarray:
     """Where each element, counted in C order, is once the channels come first."""
     order = np.arange(math.prod(shape)).reshape(shape)
     order = np.moveaxis(order, -1, 0) if len(shape) > 1 else order
@@ -86,17 +135,27 @@ def _places(shape: tuple[int, ...]) -> np.ndarray:
     return places
 
 
-def _pass(walk: Walk, start: Start, rows: _Rows, reaches: list[Any]) -> Any:
+def carried(walk: Walk, start: Start, rows: Rows, reaches: list[Any], step: Step | None = None) -> Passed:
+    """The pass down to the input.
+
+    Args:
+        walk: Enclosures of all nodes before.
+        start: The node.
+        rows: What is bounded.
+        reaches: For every node `forms.reached`'s boxes, found where None; shared by passes from one start.
+        step: A form's way from a node; the walk's own by None.
+    """
     nodes, sample = walk.both.net.nodes, rows.sample
     value = spread = jnp.zeros(len(sample))
     forms = _started(walk, start, rows)
     best = jnp.full(len(sample), jnp.inf)
-    for m in range(max(forms), -1, -1):
-        if m == 0 or (m in forms and isinstance(nodes[m], (*ACTIVATIONS, Larger))):
-            best = jnp.minimum(best, _stopped(walk, forms, value, spread, sample, reaches))
-        if m == 0 or m not in forms:
+    for m in range(max(forms), 0, -1):
+        if m not in forms:
             continue
-        operands, more = walk.back[m](forms.pop(m), sample)
+        if isinstance(nodes[m], (*ACTIVATIONS, Larger)):
+            best = jnp.minimum(best, _stopped(walk, forms, value, spread, sample, reaches))
+        form = forms.pop(m)
+        operands, more = walk.back[m](form, sample) if step is None else step(m, form)
         more = more + f.spread(walk.flushed[m], sample)
         value, spread = value + more, spread + abs(more)
         for i, form in operands:
@@ -106,10 +165,21 @@ def _pass(walk: Walk, start: Start, rows: _Rows, reaches: list[Any]) -> Any:
                 form, more = f.merged(forms[i], form, _merging(walk, i), sample)
                 value, spread = value + more, spread + abs(more)
             forms[i] = form
-    return best
+    return Passed(best, forms.get(0), value, spread)
 
 
-def _started(walk: Walk, start: Start, rows: _Rows) -> dict[int, f.Form]:
+def bound_of(walk: Walk, passed: Passed, sample: Any, reaches: list[Any]) -> Any:
+    """The least bound, the input's own box included, `(rows,)`."""
+    forms = {} if passed.form is None else {0: passed.form}
+    return jnp.minimum(passed.best, _stopped(walk, forms, passed.value, passed.spread, sample, reaches))
+
+
+def rounded_up(value: Any, spread: Any) -> Any:
+    """At least what a sum of values amounts to, `spread` the sum of their absolute values."""
+    return up(value + spread * _STEPS) + _FLUSHED
+
+
+def _started(walk: Walk, start: Start, rows: Rows) -> dict[int, f.Form]:
     shape = walk.both.net.shapes[start.node]
     hot = f.one_hot(math.prod(shape), rows.element, rows.sign)
     hot = hot.reshape(*shape[-1:], *shape[:-1], len(rows.sample))
@@ -130,7 +200,13 @@ def _stopped(walk: Walk, forms: dict[int, f.Form], value: Any, spread: Any, samp
             reaches[i] = reach_of(walk.pairs[i])
         more = f.reached(form, reaches[i], sample)
         value, spread = value + more, spread + abs(more)
-    return up(value + spread * _STEPS) + _FLUSHED
+    # Nothing is learnt from what overflowed.
+    return finite(rounded_up(value, spread))
+
+
+def finite(bounds: Any) -> Any:
+    """The bounds, infinite where they are no numbers."""
+    return jnp.where(jnp.isfinite(bounds), bounds, jnp.inf)
 
 
 def _merging(walk: Walk, i: int) -> f.Pairs:

@@ -117,7 +117,7 @@ def _activation(node: n.Node, operand: Pair) -> Back:
         value, moved = _smooth(node, x, d)
     size = magnitudes(x, d)
     noise = noise_on_device(noises.activation_noise(moved, value, size, exact=isinstance(node, n.Relu)))
-    lines = _lines_on_device(moved, value)
+    lines = lines_on_device(moved, value)
     return lambda form, sample: _one(i, f.through_activation(form, lines, noise, sample))
 
 
@@ -135,9 +135,9 @@ def _larger(walk: Walk, k: int, node: Larger) -> Back:
     value, moved = activation_lines(x), None if d is None else difference_planes(x, d)
     bent = noises.activation_noise(moved, value, magnitudes(x, d), exact=True)
     # The second form is a difference of two coefficients.
-    apart = noises.sum_noise(_summed(walk, k), 2)
+    apart = noises.sum_noise(summed(walk, k), 2)
     noise = noise_on_device(Noise(*(up(a + b) for a, b in zip(bent, apart, strict=True))))
-    lines = _lines_on_device(moved, value)
+    lines = lines_on_device(moved, value)
 
     def back(form: f.Form, sample: Any) -> Any:
         a, b, value = f.through_larger(form, lines, noise, sample)
@@ -165,7 +165,7 @@ def _rounded(walk: Walk, node: Rounded, operand: Pair) -> Back:
 
 
 def _add(walk: Walk, k: int, node: n.Add) -> Back:
-    noise = noise_on_device(noises.sum_noise(_summed(walk, k), 2))
+    noise = noise_on_device(noises.sum_noise(summed(walk, k), 2))
     return lambda form, sample: ([(i, walk.kept(form, i)) for i in node.inputs], f.cost(form, noise, sample))
 
 
@@ -257,13 +257,14 @@ def _linear_map(node: n.Node, shape: tuple[int, ...]) -> tuple[f.Linear, int]:
             return f.Linear(operation, lambda v: propagate.rearranged(node, v), shape), 1
 
 
-def _summed(walk: Walk, k: int) -> Magnitudes:
+def summed(walk: Walk, k: int) -> Magnitudes:
     """Magnitudes of both operands and of the result of node `k`, added up."""
     parts = [magnitudes(*walk.pairs[i]) for i in (*walk.both.net.nodes[k].inputs, k)]
     return Magnitudes(*(up(up(a + b) + c) for a, b, c in zip(*parts, strict=True)))
 
 
-def _lines_on_device(d: Planes | None, x: Lines) -> f.Pairs:
+def lines_on_device(d: Planes | None, x: Lines) -> f.Pairs:
+    """The lines as `forms.through_activation` takes them."""
     return f.Pairs(None if d is None else Planes(*map(on_device, d)), Lines(*map(on_device, x)))
 
 

@@ -46,6 +46,7 @@ class Walk:
         back: How a form gets from a node to its operands.
         flushed: For every node with a way back, what a row may lose on it to results flushed to zero, `(samples,)`.
         plain: Nodes that are the input, rearranged or averaged.
+        branches: How bounds are split (`branch.Branches`); None leaves them plain.
     """
 
     both: Networks
@@ -55,6 +56,7 @@ class Walk:
     back: dict[int, Back] = dataclasses.field(default_factory=dict)
     flushed: dict[int, Any] = dataclasses.field(default_factory=dict)
     plain: set[int] = dataclasses.field(default_factory=lambda: {0})
+    branches: Any = None
 
     def moves(self, i: int) -> bool:
         """Whether the two networks differ at a node."""

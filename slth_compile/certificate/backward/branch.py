@@ -1,0 +1,142 @@
+"""Branched bounds: the largest of a few passes, one for every pattern of signs of the units that matter most to it.
+
+    bound of a row = min(plain bound, max over the 2^m sign patterns of its m units of (the pass that knows them))
+
+Whatever the input, one of the patterns is its own. The units are the ones with the largest scores on the row's plain
+pass (`split.leading`). Enclosures found so replace the plain ones, so that improvements add up along the walk.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from slth_compile.certificate.backward import cuts as c
+from slth_compile.certificate.backward import forms as f
+from slth_compile.certificate.backward.passes import Rows, Start, bound_of, carried, finite, in_chunks, upper_bounds
+from slth_compile.certificate.backward.split import Bend, bend_of, leading
+from slth_compile.certificate.backward.targets import SPLITTABLE, Targets, row_of, targets_of
+from slth_compile.certificate.backward.walk import Walk
+from slth_compile.certificate.witness import NONE, Witness, witness_of
+
+
+@dataclasses.dataclass(eq=False)
+class Branches:
+    """How a walk branches; grows with it.
+
+    Attributes:
+        splits: Most units a row is split at.
+        targets: The numbering.
+        bends: Activations passed that rows may be split at, by position.
+        store: Cuts found so far.
+        listed: Samples, rows and units of the bounds that were improved, one entry a set of rows.
+    """
+
+    splits: int
+    targets: Targets
+    store: c.Store
+    bends: dict[int, Bend] = dataclasses.field(default_factory=dict)
+    listed: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = dataclasses.field(default_factory=list)
+
+    def passed(self, walk: Walk, k: int) -> None:
+        """Learns of node `k`, which the walk has passed."""
+        if isinstance(walk.both.net.nodes[k], SPLITTABLE):
+            self.bends[k] = bend_of(walk, k, self.targets.unit(k))
+
+    def bounds(
+        self, walk: Walk, start: Start, elements: np.ndarray, samples: np.ndarray, signs: np.ndarray
+    ) -> np.ndarray:
+        """As `passes.upper_bounds`, none of them larger."""
+        first = self.targets.first(start)
+        if first is None or not self.bends:
+            return upper_bounds(walk, start, elements, samples, signs)
+        bounds, scores, units = self._scored(walk, start, elements, samples, signs)
+        units = np.where(scores > 0, units, NONE)
+        chosen = np.flatnonzero((scores > 0).any(axis=1) & (bounds > -np.inf))
+        step = max(1, c.most_keys(walk) // self.splits)
+        for some in np.split(chosen, range(step, len(chosen), step)):
+            if not len(some):
+                continue
+            found = self._branched(walk, start, (elements[some], samples[some], signs[some]), units[some])
+            better = found < bounds[some]
+            some = some[better]
+            bounds[some] = found[better]
+            rows = row_of(first + elements[some], start.difference, signs[some])
+            self.listed.append((samples[some], rows, units[some]))
+        return bounds
+
+    def witness(self, regions: int) -> Witness:
+        """What the walk's bounds rest on."""
+        none = np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, self.splits), np.int32)
+        return witness_of(regions, *(np.concatenate(parts) for parts in zip(none, *self.listed, strict=True)))
+
+    def _scored(
+        self, walk: Walk, start: Start, elements: np.ndarray, samples: np.ndarray, signs: np.ndarray
+    ) -> tuple[np.ndarray, ...]:
+        """Plain bounds, and every row's largest scores and their units."""
+        reaches: list[Any] = [None] * len(walk.pairs)
+
+        def run(rows: Rows, index: np.ndarray) -> tuple[Any, ...]:
+            shape = len(index), self.splits
+            best = jnp.zeros(shape), jnp.full(shape, NONE, jnp.int32)
+
+            def step(m: int, form: f.Form) -> Any:
+                nonlocal best
+                if m in self.bends:
+                    bend = self.bends[m]
+                    best = leading(self.splits, form, bend.gaps, bend.units, best, rows.sample)
+                return walk.back[m](form, rows.sample)
+
+            passed = carried(walk, start, rows, reaches, step)
+            return bound_of(walk, passed, rows.sample, reaches), *best
+
+        bounds, scores, units = in_chunks(walk, start, elements, samples, signs, run)
+        return bounds.copy(), scores, units
+
+    def _branched(self, walk: Walk, start: Start, rows: tuple[np.ndarray, ...], units: np.ndarray) -> np.ndarray:
+        """The largest leaf of every row, `(rows,)`; units of shape `(rows, K)`."""
+        elements, samples, signs = rows
+        base = {k: self.targets.unit(k) for k in self.bends}
+        used = units >= 0
+        keys = np.where(used, units.astype(np.int64) * walk.samples + samples[:, None], NONE)
+        self.store = c.store_with(self.store, walk, self.bends, base, np.unique(keys[used]))
+        sizes = 1 << used.sum(axis=1)
+        owner = np.repeat(np.arange(len(sizes)), sizes)
+        pattern = np.arange(len(owner)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        reaches: list[Any] = [None] * len(walk.pairs)
+        box = c.box_of(walk)
+
+        def run(leaves: Rows, index: np.ndarray) -> tuple[Any]:
+            own, side = units[owner[index]].T, (pattern[index] >> np.arange(units.shape[1])[:, None]) & 1
+            sides = jnp.asarray(side)
+
+            def step(m: int, form: f.Form) -> Any:
+                bend = self.bends.get(m)
+                if bend is None:
+                    return walk.back[m](form, leaves.sample)
+                place = own - base[m]
+                count = len(bend.places)
+                here = (own >= 0) & (place >= 0) & (place < count)
+                if not here.any():
+                    return walk.back[m](form, leaves.sample)
+                known = np.where(here, bend.places[np.where(here, place, 0)], count)
+                return bend.back(form, jnp.asarray(known), sides, leaves.sample)
+
+            passed = carried(walk, start, leaves, reaches, step)
+            if passed.form is None or passed.form.x is None:
+                found = bound_of(walk, passed, leaves.sample, reaches)
+            else:
+                taken = self.store.of(keys[owner[index]].T, side)
+                found = jnp.minimum(passed.best, finite(c.least(passed, taken, box, leaves.sample)))
+            return (found,)
+
+        (found,) = in_chunks(walk, start, elements[owner], samples[owner], signs[owner], run)
+        return np.maximum.reduceat(found, np.cumsum(sizes) - sizes)
+
+
+def branches_of(walk: Walk, splits: int) -> Branches:
+    """A walk's branches before it begins, rows split at most at so many units."""
+    return Branches(splits, targets_of(walk.both.net), c.empty_store(walk))
