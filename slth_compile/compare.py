@@ -49,6 +49,8 @@ def certify(
     input_shape: tuple[int, ...] | None = None,
     batch_axis: int | None = 0,
     effort: str = engine.NORMAL,
+    splits: int = 0,
+    seconds: float | None = None,
     attack: bool = True,
     data: Data | None = None,
     names: tuple[str, str] = ("f", "g"),
@@ -71,6 +73,10 @@ def certify(
         effort: What bounds may cost: `"quick"` finds all by intervals; `"normal"` evaluates points of deep networks in
             fixed point, and bounds boxes and balls by backward passes where these take minutes at most; `"full"` by
             backward passes whatever they take.
+        splits: Units, 0 to 12, that every bound over a box or balls is split at: it is then the largest of up to
+            `2^splits` backward passes, one for each pattern of their signs. Each one more takes twice the time.
+        seconds: Time for the bounds of each domain: 1, 2, 3, ... splits (up to `splits` where that is given) while the
+            next number is expected to be done in time.
         attack: Whether each bound is set beside what a projected-gradient attack finds.
         data: Held-out inputs `x`, or `(x, y)` with labels, that had no part in making or choosing either network, for
             the statistical statement.
@@ -87,6 +93,7 @@ def certify(
         VerificationError: A ticket directory that is damaged.
     """
     refuse_effort(effort)
+    engine.refuse_branching(splits, seconds, effort)
     domains = domains_of(domain) or (Box(0.0, 1.0),)
     shape = input_shape or shape_of(domains)
     sides = [_opened(side, shape) for side in (f, g)]
@@ -102,8 +109,8 @@ def certify(
     rungs, done, total = [], 0, sum(d.count for d in domains)
     for index, d in enumerate(domains):
         progress("certify", done, total)
-        show = part_of(progress, "certify", done, total)
-        rungs.append(_rung(pair, errors[index], d, effort, attack, show))
+        show = part_of(progress, "certify", done, total, ("split",))
+        rungs.append(_rung(pair, errors[index], d, effort, engine.Branching(splits, seconds), attack, show))
         done += d.count
     progress("certify", total, total)
     return Comparison(
@@ -143,9 +150,17 @@ def _pair(sides: Sequence[Any], shape: tuple[int, ...] | None, batch_axis: int |
     return pair_with_ticket(models[0], tickets[0].folded, tickets[0].ticket, tickets[0].layers)
 
 
-def _rung(pair: Pair, errors: Any, domain: Domain, effort: str, attack: bool, progress: Progress) -> Rung:
+def _rung(
+    pair: Pair,
+    errors: Any,
+    domain: Domain,
+    effort: str,
+    branching: engine.Branching,
+    attack: bool,
+    progress: Progress,
+) -> Rung:
     start = time.perf_counter()
-    found, enclosed = certify_enclosed(pair.graph, errors, domain, 0, effort, progress, pair.exact)
+    found, enclosed = certify_enclosed(pair.graph, errors, domain, 0, effort, progress, pair.exact, branching)
     seconds = time.perf_counter() - start
     seen = None
     if attack:
@@ -154,6 +169,7 @@ def _rung(pair: Pair, errors: Any, domain: Domain, effort: str, attack: bool, pr
         domain=describe(domain, domain.kind),
         kind=domain.kind,
         method=found.method,
+        splits=found.splits,
         arithmetic=found.arithmetic,
         float32=found.float32,
         bound=found.bound,

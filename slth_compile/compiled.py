@@ -18,6 +18,7 @@ from slth_compile.certificate import engine
 from slth_compile.certificate.certificate import Certificate, certify_domain
 from slth_compile.certificate.copies import exact_pair, ticket_pair
 from slth_compile.certificate.difference import LayerErrors
+from slth_compile.certificate.witness import read_witness
 from slth_compile.domain import Domain, require_domain
 from slth_compile.errors import InputError, UnsupportedModelError, VerificationError
 from slth_compile.export.export import Exported, export_network, export_variables
@@ -141,16 +142,20 @@ class Compiled:
             measured=self.measured,
         )
 
-    def certify(self, domain: Domain) -> Certificate:
+    def certify(self, domain: Domain, *, splits: int = 0, seconds: float | None = None) -> Certificate:
         """A certificate on another domain, whatever its bound.
 
         Args:
             domain: Where to bound the difference. A one-signed layer that reads the input holds for it only where the
                 domain is >= 0 as the compiled ones were.
+            splits: As for `compiler.compile`.
+            seconds: Likewise.
 
         Raises:
-            InputError: The domain goes below zero and the ticket was compiled for inputs >= 0.
+            InputError: The domain goes below zero and the ticket was compiled for inputs >= 0, or there are no such
+                splits or seconds.
         """
+        engine.refuse_branching(splits, seconds)
         domain = require_domain(domain).with_shape(self.graph.input_shape)
         signs = nonnegative_nodes(self.folded, domain.is_nonnegative())
         for position, layout in zip(self.folded.layers, self.layout.layers, strict=True):
@@ -160,7 +165,8 @@ class Compiled:
                     "domain that does"
                 )
         exact = exact_pair(self.graph, self.folded, self.ticket, self.layers)
-        return certify_domain(self.pair, self.errors, domain, len(self.certificates), exact=exact)
+        branching = engine.Branching(splits, seconds)
+        return certify_domain(self.pair, self.errors, domain, len(self.certificates), exact=exact, branching=branching)
 
     def report(self, path: str | os.PathLike[str]) -> None:
         """The report as a file: `.md` in markdown, anything else in HTML.
@@ -294,7 +300,15 @@ class Compiled:
             return dict(self.stated)
         domains = [domain for domain in self.domains if domain is not None]
         certificates = [certificate.to_json() for certificate in self.certificates]
-        return ticket_format.stated_files(self.graph, self.ticket, domains, certificates)
+        return ticket_format.stated_files(self.graph, self.ticket, domains, certificates, self._witness)
+
+    @property
+    def _witness(self) -> dict[str, np.ndarray]:
+        found: dict[str, np.ndarray] = {}
+        for certificate in self.certificates:
+            if certificate.witness is not None:
+                found |= certificate.witness.tensors(certificate.domain)
+        return found
 
     def _refuse_copies(self) -> None:
         if self.pair is not self.folded:
@@ -364,12 +378,20 @@ def load_compiled(directory: str | os.PathLike[str]) -> Compiled:
             pair=pair,
             errors=errors,
             domains=record.domains,
-            certificates=tuple(Certificate.from_json(entry, graph) for entry in record.certificates),
+            certificates=tuple(_certificate(entry, graph, record) for entry in record.certificates),
             measured=measured_from_json(record.stats),
             stated=record.stated,
         )
     except (InputError, UnsupportedModelError, *ticket_format.DAMAGED) as error:
         raise VerificationError("format", f"{directory}: damaged or not of this format ({error!r})") from error
+
+
+def _certificate(entry: Mapping[str, Any], graph: Graph, record: ticket_format.Record) -> Certificate:
+    """The certificate of an entry of `certificate.json`, with its witness."""
+    found = Certificate.from_json(entry, graph)
+    if found.method != engine.BRANCHED:
+        return found
+    return dataclasses.replace(found, witness=read_witness(record.witness, found.domain))
 
 
 def _named(graph: Graph, names: Sequence[str]) -> Graph:

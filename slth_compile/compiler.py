@@ -21,7 +21,7 @@ from slth_compile import checker, measure
 from slth_compile.certificate.attack import attack as run_attack
 from slth_compile.certificate.certificate import Certificate, certify_domain
 from slth_compile.certificate.copies import exact_pair, ticket_pair
-from slth_compile.certificate.engine import NORMAL
+from slth_compile.certificate.engine import NORMAL, Branching, refuse_branching
 from slth_compile.certificate.fixed_point.points import Exact
 from slth_compile.compiled import Compiled, load_compiled
 from slth_compile.domain import Domain
@@ -75,6 +75,8 @@ def compile(
     window: int | None = None,
     feedback: ArrayLike | None = None,
     effort: str = NORMAL,
+    splits: int = 0,
+    seconds: float | None = None,
     promise: str = AUTO,
     input_shape: tuple[int, ...] | None = None,
     batch_axis: int | None = 0,
@@ -116,6 +118,11 @@ def compile(
         effort: What bounds may cost: `"quick"` finds all by intervals; `"normal"` evaluates points of deep networks in
             fixed point, and bounds boxes and balls by backward passes where these take minutes at most; `"full"` by
             backward passes whatever they take.
+        splits: Units, 0 to 12, that every bound over a box or balls is split at: it is then the largest of up to
+            `2^splits` backward passes, one for each pattern of their signs. What they are is kept in the ticket, for
+            the checker. Each one more takes twice the time.
+        seconds: Time for the bounds of each domain: 1, 2, 3, ... splits (up to `splits` where that is given) while the
+            next number is expected to be done in time.
         promise: Which errors within its tolerances the plan answers for before anything is drawn: `"all"`; `"typical"`,
             at points, those of independent problems, which cancel, with narrower layers and no promise; `"auto"`, all
             of them where any tolerances do that, as they do not in deep networks. Either way a certificate above eps
@@ -145,6 +152,7 @@ def compile(
     refuse_seed(seed)
     refuse_objective(objective)
     refuse_effort(effort)
+    refuse_branching(splits, seconds, effort)
     refuse_promise(promise)
     given = checked_source(source, seed)
     refuse_construction(construction, objective, window, feedback, given, promise)
@@ -173,7 +181,8 @@ def compile(
             layers = effective_layers(folded, ticket)
             pair, errors = ticket_pair(folded, ticket, layers)
             exact = exact_pair(graph, folded, ticket, layers)
-            certified = list(_certify(pair, errors, domains, effort, progress, exact))
+            branching = Branching(splits, seconds)
+            certified = list(_certify(pair, errors, domains, effort, progress, exact, branching))
             certificates = tuple(certificate for certificate, _ in certified)
             _refuse_above(certificates, planned)
         none = _nothing_measured(domains)
@@ -264,15 +273,21 @@ def _planned(
 
 
 def _certify(
-    graph: Graph, errors: Any, domains: Sequence[Domain], effort: str, progress: Progress, exact: Exact | None
+    graph: Graph,
+    errors: Any,
+    domains: Sequence[Domain],
+    effort: str,
+    progress: Progress,
+    exact: Exact | None,
+    branching: Branching,
 ) -> Iterator[tuple[Certificate, float]]:
     """Every domain's certificate, and the seconds it took."""
     done, total = 0, sum(domain.count for domain in domains)
     for index, domain in enumerate(domains):
         progress("certify", done, total)
         start = time.perf_counter()
-        show = part_of(progress, "certify", done, total)
-        certificate = certify_domain(graph, errors, domain, index, effort, show, exact)
+        show = part_of(progress, "certify", done, total, ("split",))
+        certificate = certify_domain(graph, errors, domain, index, effort, show, exact, branching)
         yield certificate, round(time.perf_counter() - start, 3)
         done += domain.count
     progress("certify", total, total)

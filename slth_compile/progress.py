@@ -16,7 +16,7 @@ def silent(stage: str, done: int, total: int) -> None:
     """Shows nothing."""
 
 
-def part_of(progress: Progress, stage: str, before: int, total: int) -> Progress:
+def part_of(progress: Progress, stage: str, before: int, total: int, beside: tuple[str, ...] = ()) -> Progress:
     """Advances `stage`, of `total` steps of which `before` are done, by whatever a part of it reports.
 
     Args:
@@ -24,10 +24,14 @@ def part_of(progress: Progress, stage: str, before: int, total: int) -> Progress
         stage: Its name, whatever the part calls itself.
         before: Steps done when the part begins.
         total: Steps of the whole.
+        beside: Names of the part's stages that are shown as they are.
     """
 
     def show(stage: str, done: int, total: int) -> None:
-        progress(whole[0], before + done, whole[1])
+        if stage in beside:
+            progress(stage, done, total)
+        else:
+            progress(whole[0], before + done, whole[1])
 
     whole = stage, total
     return show

@@ -73,6 +73,7 @@ def summarise(
                 domain=describe(domain, certificate.kind),
                 kind=certificate.kind,
                 method=certificate.method,
+                splits=certificate.splits,
                 bound=certificate.bound,
                 lower=certificate.lower,
                 attack=attack,

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 
 import hypothesis.strategies as st
-import jax
 import numpy as np
 import pytest
 from counts import examples
 from exact import difference_at, exact_evaluate, is_inside
 from hypothesis import given, settings
 from random_networks import NETWORKS, drawer, random_case
-from test_backward import dense
 from test_difference import REGIONS, inputs_of, random_regions
 
-from slth_compile.certificate.backward import branch, cuts, engine, networks, split
-from slth_compile.certificate.backward.engine import bound_difference_backward, bound_difference_branched
-from slth_compile.certificate.difference import LayerErrors
-from slth_compile.graph import nodes as n
-from slth_compile.graph.graph import Graph
+from slth_compile.certificate.backward.engine import bound_difference_branched
 
 seeds = st.integers(0, 2**32 - 1)
 

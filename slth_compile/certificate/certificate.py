@@ -13,13 +13,14 @@ from slth_compile.certificate.difference import LayerErrors
 from slth_compile.certificate.execution import FLOAT32, FLOAT64, evaluated, widened
 from slth_compile.certificate.fixed_point.points import Exact
 from slth_compile.certificate.rounding import down, published_down, published_up, up
+from slth_compile.certificate.witness import Witness
 from slth_compile.domain import Domain, Points
 from slth_compile.graph.graph import Graph
 from slth_compile.progress import Progress, silent
 
 # The checker recomputes the bounds with its own order of summation: intervals 1e-12 apart or so, backward passes, whose
 # lines depend on earlier passes, 1e-10.
-_MARGINS = {"interval": 2.0**-32, "backward": 2.0**-30}
+_MARGINS = {"interval": 2.0**-32, "backward": 2.0**-30, "branched": 2.0**-30}
 
 # Both radii of a checker are below 2^-23 of the bound.
 _EXACT_MARGIN = 2.0**-20
@@ -39,13 +40,15 @@ class Certificate:
         domain: Place of the domain in the ticket's list.
         kind: `"box"`, `"points"` or `"balls"`.
         method: Over named points `"points"` for intervals and `"exact"` for both networks in fixed point; elsewhere
-            `"interval"` for the interval engine and `"backward"` for forms carried to the input.
+            `"interval"` for the interval engine, `"backward"` for forms carried to the input and `"branched"` for the
+            largest of several of them, one for every pattern of signs of some units.
         bound: The largest entry of `per_output`.
         lower: The maximum over points is at least this; 0.0 for other kinds.
         per_output: Bounds of every output element, one float64 array a leaf.
         arithmetic: One of `ARITHMETICS`, what all of these are true for; see `execution` for what float64 stands for.
         float32: No output differs by more where both networks are evaluated in float32, weights rounded to it; None
             where that is not known.
+        witness: What branched bounds are split at, kept beside `certificate.json`; None for other methods.
     """
 
     domain: int
@@ -56,10 +59,17 @@ class Certificate:
     per_output: tuple[np.ndarray, ...]
     arithmetic: str
     float32: float | None
+    witness: Witness | None = None
+
+    @property
+    def splits(self) -> int | None:
+        """The most units that a bound is split at; None where none is."""
+        return None if self.witness is None else self.witness.depth
 
     def to_json(self) -> dict[str, Any]:
         """The certificate's entry in `certificate.json`."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        del fields["witness"]
         return fields | {"per_output": [leaf.reshape(-1).tolist() for leaf in self.per_output]}
 
     @classmethod
@@ -69,6 +79,9 @@ class Certificate:
         Args:
             entry: As `to_json` made it.
             graph: The target, for the shapes of its output leaves.
+
+        Returns:
+            The certificate without its witness.
 
         Raises:
             KeyError, TypeError, ValueError: The entry is not one of `to_json`.
@@ -88,6 +101,7 @@ def certify_domain(
     effort: str = engine.NORMAL,
     progress: Progress = silent,
     exact: Exact | None = None,
+    branching: engine.Branching = engine.PLAIN,
 ) -> Certificate:
     """The certificate of a ticket for one domain, by a method that the checker replays.
 
@@ -99,8 +113,9 @@ def certify_domain(
         effort: One of `engine.EFFORTS`.
         progress: Called as regions are done.
         exact: Both networks' layers, for points where intervals say little; None does without.
+        branching: What branched bounds may cost.
     """
-    return certify_enclosed(graph, errors, domain, index, effort, progress, exact, replayed=True)[0]
+    return certify_enclosed(graph, errors, domain, index, effort, progress, exact, branching, replayed=True)[0]
 
 
 def certify_enclosed(
@@ -111,6 +126,7 @@ def certify_enclosed(
     effort: str = engine.NORMAL,
     progress: Progress = silent,
     exact: Exact | None = None,
+    branching: engine.Branching = engine.PLAIN,
     *,
     replayed: bool = False,
 ) -> tuple[Certificate, engine.Enclosed]:
@@ -124,6 +140,7 @@ def certify_enclosed(
         effort: One of `engine.EFFORTS`.
         progress: Called as regions are done.
         exact: As for `certify_domain`.
+        branching: Likewise; float32 goes without.
         replayed: As for `engine.enclose`.
     """
     options: dict[str, Any] = {"effort": effort, "replayed": replayed}
@@ -134,7 +151,7 @@ def certify_enclosed(
         # What float64 may round says more about float64 than about the networks.
         enclosed = engine.enclose_closest(graph, errors, exact, domain.regions()[0], progress)
         return certificate_of(enclosed, domain.kind, index), enclosed
-    enclosed = engine.enclose(*both, domain.regions(), domain.kind, **options, progress=progress)
+    enclosed = engine.enclose(*both, domain.regions(), domain.kind, **options, branching=branching, progress=progress)
     float32 = None
     if in_float32 is not None:
         inputs = widened(domain.regions(), FLOAT32)
@@ -149,8 +166,8 @@ def certificate_of(enclosed: engine.Enclosed, kind: str, index: int) -> Certific
 
     Points add the width of their enclosures, which is rounding only, to the bound and take it off the lower end; exact
     points 2^-20 of the largest difference more. Regions add a relative margin, 2^-32 for intervals and 2^-30 for
-    backward passes. So a checker that rounds elsewhere confirms the numbers. All are rounded outward to ten significant
-    digits.
+    backward passes, branched or not. So a checker that rounds elsewhere confirms the numbers. All are rounded outward
+    to ten significant digits.
 
     Args:
         enclosed: What the engine found.
@@ -172,4 +189,4 @@ def certificate_of(enclosed: engine.Enclosed, kind: str, index: int) -> Certific
             lowest = max(lowest, float(np.nan_to_num(down(nearest - width), nan=0.0).max()))
     bound = max(float(leaf.max()) for leaf in per_output)
     figures = bound, published_down(lowest), tuple(per_output)
-    return Certificate(index, kind, enclosed.method, *figures, arithmetic=REAL, float32=None)
+    return Certificate(index, kind, enclosed.method, *figures, arithmetic=REAL, float32=None, witness=enclosed.witness)

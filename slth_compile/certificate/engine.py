@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
-from slth_compile.certificate.backward.engine import bound_difference_backward
+from slth_compile.certificate.backward.engine import bound_difference_backward, bound_difference_branched
 from slth_compile.certificate.backward.noise import LARGEST_NODE
 from slth_compile.certificate.difference import Difference, LayerErrors, bound_difference
 from slth_compile.certificate.fixed_point.layers import OutOfPlacesError
 from slth_compile.certificate.fixed_point.points import Exact, enclose_points
 from slth_compile.certificate.sensitivity import multiplications
+from slth_compile.certificate.witness import MOST_SPLITS, Witness
+from slth_compile.errors import InputError
 from slth_compile.graph import nodes as n
 from slth_compile.graph.graph import Graph
 from slth_compile.progress import Progress, silent
@@ -24,8 +27,8 @@ QUICK, NORMAL, FULL = EFFORTS = ("quick", "normal", "full")
 LARGEST_WORK = 2**44
 """Multiplications of backward passes for every element of every activation, all regions together: minutes."""
 
-EXACT = "exact"
-"""Points by both networks in fixed point."""
+EXACT, BRANCHED = "exact", "branched"
+"""Points by both networks in fixed point; regions by the largest of several backward passes."""
 
 TELLING = 2.0**-6
 """Intervals serve at points while their width is at most this part of the largest difference, or next to nothing."""
@@ -43,16 +46,55 @@ _REPLAYED = (
 Regions = tuple[np.ndarray, np.ndarray]
 
 
+class Branching(NamedTuple):
+    """What branched bounds may cost: none are tried by default.
+
+    Attributes:
+        splits: Units that every bound is split at, at most, 0 to `MOST_SPLITS`.
+        seconds: Time for all regions: 1, 2, 3, ... units (up to `splits`, where that is not 0) while the next number is
+            expected to be done in time; None takes `splits` whatever that costs.
+    """
+
+    splits: int = 0
+    seconds: float | None = None
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether any branched bounds are to be tried."""
+        return self.splits > 0 or self.seconds is not None
+
+
+PLAIN = Branching()
+"""No branched bounds."""
+
+
+def refuse_branching(splits: int, seconds: float | None, effort: str = NORMAL) -> None:
+    """Nothing, for what `Branching` holds.
+
+    Raises:
+        InputError: Anything else, or branched bounds where there are no backward passes.
+    """
+    whole = isinstance(splits, int | np.integer) and not isinstance(splits, bool)
+    if not whole or not 0 <= splits <= MOST_SPLITS:
+        raise InputError(f"splits is {splits!r}; expected a whole number from 0 to {MOST_SPLITS}")
+    if seconds is not None and (not isinstance(seconds, int | float) or not 0 < seconds < math.inf):
+        raise InputError(f"seconds is {seconds!r}; expected a positive number")
+    if effort == QUICK and (splits or seconds is not None):
+        raise InputError(f"splits and seconds are for backward passes, and effort {QUICK} has none; leave one out")
+
+
 class Enclosed(NamedTuple):
     """Enclosures of a domain's regions.
 
     Attributes:
         leaves: Of `g - f` and of `f`, one an output leaf.
-        method: `"points"`, `"exact"`, `"backward"` or `"interval"`.
+        method: `"points"`, `"exact"`, `"branched"`, `"backward"` or `"interval"`.
+        witness: What branched bounds are split at; None for other methods.
     """
 
     leaves: tuple[Difference, ...]
     method: str
+    witness: Witness | None = None
 
 
 def enclose(
@@ -63,12 +105,13 @@ def enclose(
     *,
     effort: str = NORMAL,
     replayed: bool = False,
+    branching: Branching = PLAIN,
     progress: Progress = silent,
 ) -> Enclosed:
     """Enclosures of `g - f` and of `f` for every region, by the engine that bounds them closest.
 
     Points leave rounding alone to intervals. Over regions backward passes are tried, unless they cost too much, and
-    kept where the largest bound is below the interval engine's.
+    kept where the largest bound is below the interval engine's; then branched ones, as far as they are asked for.
 
     Args:
         graph: The folded network `f`.
@@ -78,7 +121,8 @@ def enclose(
         effort: One of `EFFORTS`.
         replayed: True leaves out what the independent checker cannot replay: backward passes through smooth
             activations, products, layer norms and inner softmaxes.
-        progress: Called as regions are done.
+        branching: What branched bounds may cost, where backward passes are tried.
+        progress: Called as regions are done; of branched bounds as the stage `"split"`.
     """
     plain = bound_difference(graph, errors, *regions)
     if kind == "points":
@@ -87,8 +131,37 @@ def enclose(
     costly = effort == QUICK or (effort == NORMAL and _work(graph, len(regions[0])) > LARGEST_WORK)
     if unfit or costly:
         return Enclosed(plain, "interval")
+    start = time.perf_counter()
     close = bound_difference_backward(graph, errors, *regions, progress=progress)
-    return Enclosed(close, "backward") if _largest(close) < _largest(plain) else Enclosed(plain, "interval")
+    best = Enclosed(close, "backward") if _largest(close) < _largest(plain) else Enclosed(plain, "interval")
+
+    def show(stage: str, done: int, total: int) -> None:
+        progress("split", done, total)
+
+    for splits in _depths(branching, time.perf_counter() - start):
+        leaves, witness = bound_difference_branched(graph, errors, *regions, splits, progress=show)
+        if _largest(leaves) < _largest(best.leaves):
+            best = Enclosed(leaves, BRANCHED, witness)
+    return best
+
+
+def _depths(branching: Branching, plain: float) -> Iterator[int]:
+    """The numbers of splits to try, one after the other; each costs about twice what the one before did.
+
+    Args:
+        branching: What is asked for.
+        plain: Seconds that plain passes took.
+    """
+    if branching.seconds is None:
+        yield from (branching.splits,) * branching.is_asked
+        return
+    begun, expected = time.perf_counter(), 3 * plain
+    for splits in range(1, (branching.splits or MOST_SPLITS) + 1):
+        start = time.perf_counter()
+        if start - begun + expected > branching.seconds:
+            return
+        yield splits
+        expected = 2 * (time.perf_counter() - start)
 
 
 def is_telling(graph: Graph, errors: Mapping[int, LayerErrors], x: np.ndarray) -> bool:

@@ -75,13 +75,12 @@ def joined(parts: Sequence[Witness]) -> Witness:
     )
 
 
-def read_witness(arrays: Mapping[str, np.ndarray], domain: int, regions: int) -> Witness:
+def read_witness(arrays: Mapping[str, np.ndarray], domain: int) -> Witness:
     """The witness that `Witness.tensors` named for a domain.
 
     Args:
         arrays: All arrays of `witness.safetensors`.
         domain: The domain's place.
-        regions: Its regions.
 
     Raises:
         KeyError: An array is missing.
@@ -91,11 +90,11 @@ def read_witness(arrays: Mapping[str, np.ndarray], domain: int, regions: int) ->
     rows, splits = found.rows, found.splits
     if [a.dtype for a in (found.regions, rows, splits)] != [np.int64, np.int64, np.int32]:
         raise ValueError(f"the witness of domain {domain} is not int64, int64 and int32")
-    if found.regions.shape != (regions + 1,) or rows.ndim != 1 or splits.ndim != 2 or len(splits) != len(rows):
+    if found.regions.ndim != 1 or rows.ndim != 1 or splits.ndim != 2 or len(splits) != len(rows):
         raise ValueError(f"the witness of domain {domain} has the wrong shapes")
     if not 1 <= found.depth <= MOST_SPLITS:
         raise ValueError(f"the witness of domain {domain} has {found.depth} splits a row")
     ends = found.regions
-    if ends[0] != 0 or ends[-1] != len(rows) or (np.diff(ends) < 0).any():
+    if len(ends) < 2 or ends[0] != 0 or ends[-1] != len(rows) or (np.diff(ends) < 0).any():
         raise ValueError(f"the regions of the witness of domain {domain} are not in order")
     return found

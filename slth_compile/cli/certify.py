@@ -18,7 +18,9 @@ from slth_compile.cli.frame import (
     Kwargs,
     Layout,
     Quiet,
+    Seconds,
     Shape,
+    Splits,
     app,
     is_ticket,
     load_checkpoint,
@@ -50,6 +52,8 @@ def certify(
         typer.Option(metavar="FILE.npz", help="Held-out x (and y) for the statistical statement."),
     ] = None,
     effort: Effort = "normal",
+    splits: Splits = 0,
+    seconds: Seconds = None,
     attack: Annotated[bool, typer.Option(help="Set each bound beside what an attack finds.")] = True,
     files: Annotated[
         list[pathlib.Path] | None,
@@ -78,8 +82,8 @@ def certify(
     )
     with progress_bars(quiet or as_json) as progress:
         found = slth_compile.certify(
-            f, g, domains, input_shape=shape, effort=effort, attack=attack, data=held_out,
-            names=_names(first, second), progress=progress,
+            f, g, domains, input_shape=shape, effort=effort, splits=splits, seconds=seconds, attack=attack,
+            data=held_out, names=_names(first, second), progress=progress,
         )  # fmt: skip
     for file in files or []:
         found.report(file)

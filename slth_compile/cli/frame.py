@@ -76,6 +76,14 @@ Effort = Annotated[
         autocompletion=lambda: ["quick", "normal", "full"],
     ),
 ]
+Splits = Annotated[
+    int,
+    typer.Option(help="Units that every bound over a box or balls is split at, 0 to 12; each one doubles the time."),
+]
+Seconds = Annotated[
+    float | None,
+    typer.Option(help="Time for each domain's bounds: more and more splits while the next are expected to fit."),
+]
 Promise = Annotated[
     str,
     typer.Option(

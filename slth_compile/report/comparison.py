@@ -22,6 +22,7 @@ class Rung:
         domain: In words, such as `"box [0, 1]"`.
         kind: `"points"`, `"balls"` or `"box"`.
         method: How the bound was computed.
+        splits: Of branched bounds, the most units that one is split at; None for other methods.
         arithmetic: What it is true for, such as `"real, float64"`.
         bound: No output differs by more.
         float32: The same where both networks are evaluated in float32; None where it is not stated.
@@ -45,6 +46,7 @@ class Rung:
     attack: Attack | None
     output_range: tuple[float, float]
     top1: Top1 | None
+    splits: int | None = None
 
     @property
     def ratio(self) -> float | None:

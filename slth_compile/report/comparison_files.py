@@ -83,7 +83,7 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
 
 
 def _rung(comparison: Comparison, rung: Rung) -> dict[str, Any]:
-    fields = ("domain", "kind", "method", "arithmetic", "bound", "float32", "lower", "seconds")
+    fields = ("domain", "kind", "method", "splits", "arithmetic", "bound", "float32", "lower", "seconds")
     attack, top1 = rung.attack, rung.top1
     return {name: getattr(rung, name) for name in fields} | {
         "statement": ladder.certified(comparison, rung),

@@ -81,7 +81,7 @@ def short_ladder(comparison: Comparison) -> Table:
     rows = tuple(
         (
             Cell(text=rung.domain),
-            Cell(text=rung.method),
+            Cell(text=numbers.method(rung.method, rung.splits)),
             _bound(rung),
             _attack(rung),
             _ratio(rung),
@@ -105,7 +105,7 @@ def _ladder(comparison: Comparison) -> Section:
     rows = tuple(
         (
             Cell(text=rung.domain),
-            Cell(text=rung.method),
+            Cell(text=numbers.method(rung.method, rung.splits)),
             Cell(text=rung.arithmetic),
             _bound(rung),
             _float32(rung),

@@ -42,6 +42,11 @@ def significant(value: float, digits: int = 3, rounding: Rounding = "nearest") -
     return f"{rounded:,.{max(digits - 1 - exponent, 0)}f}".replace("-", "−")
 
 
+def method(name: str, splits: int | None) -> str:
+    """How a bound was found, in words."""
+    return name if splits is None else f"{name}, {splits} split{'' if splits == 1 else 's'} a bound"
+
+
 def given(value: float) -> str:
     """A number somebody typed, such as `1e-2`: its digits up to six, without padding; more are rounded up."""
     for digits in range(1, 6):

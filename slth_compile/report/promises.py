@@ -64,7 +64,7 @@ def certified(summary: Summary) -> Table:
         rows.append(
             (
                 Cell(text=row.domain),
-                Cell(text=row.method),
+                Cell(text=numbers.method(row.method, row.splits)),
                 Cell(text=row.arithmetic),
                 Cell(text=numbers.upper_bound(row.bound, summary.eps), exact=repr(row.bound), mark=mark),
                 Cell(text="not stated") if row.float32 is None else rounded_up(row.float32),

@@ -82,6 +82,7 @@ class CertificateRow:
         attack: The attack's lower bound, None where none was run.
         largest_output: Largest |target output| seen over samples of the domain; a bound above it says nothing.
         seconds: Wall time of the bound, None where it was not recorded.
+        splits: Of branched bounds, the most units that one is split at; None for other methods.
     """
 
     domain: str
@@ -94,6 +95,7 @@ class CertificateRow:
     arithmetic: str = "real"
     float32: float | None = None
     seconds: float | None = None
+    splits: int | None = None
 
     @property
     def ratio(self) -> float | None:

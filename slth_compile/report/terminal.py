@@ -37,7 +37,8 @@ def render_terminal(summary: Summary) -> str:
         if row.attack is not None:
             ratio = numbers.ratio(row.bound, row.attack.value)
             seen = f"; attack {numbers.significant(row.attack.value)}, ratio {ratio}"
-        seen += f"; {row.method}" + ("" if row.seconds is None else f", {numbers.duration(row.seconds)}")
+        seen += f"; {numbers.method(row.method, row.splits)}"
+        seen += "" if row.seconds is None else f", {numbers.duration(row.seconds)}"
         vacuous = " (vacuous)" if statements.is_vacuous(row) else ""
         bound = numbers.upper_bound(row.bound, summary.eps)
         if row.kind == "points":

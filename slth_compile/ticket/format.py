@@ -46,13 +46,15 @@ from slth_compile.ticket.coding import decode_family, encode_family
 from slth_compile.ticket.masks import LARGEST_WINDOW
 from slth_compile.ticket.ticket import Ticket
 
-FORMAT, VERSION, SOURCE_VERSION, CONSTRUCTION_VERSION = "slth-ticket", 2, 3, 4
+FORMAT, VERSION, SOURCE_VERSION, CONSTRUCTION_VERSION, WITNESS_VERSION = "slth-ticket", 2, 3, 4, 5
 """A ticket of the standard source is of version 2; version 3 adds what another source is, version 4 whose construction
-it is, and of burkholz how each layer is built."""
+it is, and of burkholz how each layer is built; version 5 states both whatever they are, and has a witness."""
 
 MANIFEST, SUMS = "manifest.json", "SHA256SUMS"
 MASKS, TARGET, DOMAIN, CERTIFICATE = "masks.safetensors", "target.safetensors", "domain.safetensors", "certificate.json"
-SOURCE = "source.safetensors"
+SOURCE, WITNESS = "source.safetensors", "witness.safetensors"
+"""Where the source was supplied; where bounds are branched."""
+
 STATED = (MASKS, TARGET, DOMAIN, CERTIFICATE)
 STATS = "stats.json"
 LARGEST_STORED_DOMAIN = 64 << 20
@@ -60,6 +62,7 @@ DAMAGED = (ArithmeticError, AssertionError, AttributeError, LookupError, OSError
 """What reading a damaged or hostile directory may raise."""
 _DTYPES = {"float32": "F32", "float64": "F64"}
 _STORED = {"U8": np.uint8, "F16": np.float16, "BF16": jnp.bfloat16, "F32": np.float32, "F64": np.float64}
+_STORED |= {"I32": np.int32, "I64": np.int64}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,6 +74,7 @@ class Record:
         ticket: Layout, source, masks.
         domains: Where the certificates hold; a domain too large to store has no samples when read back and is None.
         certificates: Entries of `certificate.json`.
+        witness: Arrays of `witness.safetensors` by name; none where no certificate needs them.
         stats: What was measured on the way: seconds, accuracies, attacks. Not part of the ticket id.
         stated: The bytes of the manifest and the files it covers, by name.
     """
@@ -79,12 +83,17 @@ class Record:
     ticket: Ticket
     domains: tuple[Domain | None, ...]
     certificates: tuple[dict[str, Any], ...]
+    witness: dict[str, np.ndarray]
     stats: dict[str, Any]
     stated: dict[str, bytes]
 
 
 def stated_files(
-    graph: Graph, ticket: Ticket, domains: Sequence[Domain], certificates: Sequence[Mapping[str, Any]]
+    graph: Graph,
+    ticket: Ticket,
+    domains: Sequence[Domain],
+    certificates: Sequence[Mapping[str, Any]],
+    witness: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, bytes]:
     """The manifest and the files it covers, as bytes by name; the same input gives the same bytes.
 
@@ -93,6 +102,7 @@ def stated_files(
         ticket: Layout, source, masks.
         domains: Where the certificates hold.
         certificates: Entries of `certificate.json`.
+        witness: Arrays that branched certificates rest on, by name; None, or none, where none is.
     """
     stored = {
         f"{d}.{name}": array
@@ -108,10 +118,12 @@ def stated_files(
     }
     if isinstance(ticket.source, Supplied):
         files[SOURCE] = safetensors.numpy.save(numbers(ticket.source))
-    added = _added(ticket)
+    if witness:
+        files[WITNESS] = safetensors.numpy.save({name: np.ascontiguousarray(a) for name, a in witness.items()})
+    added = _added(ticket, WITNESS in files)
     manifest = {
         "format": FORMAT,
-        "version": _version(added),
+        "version": WITNESS_VERSION if WITNESS in files else _version(added),
         "generator": GENERATOR,
         "seed": ticket.seed,
         "eps": ticket.layout.eps,
@@ -219,19 +231,22 @@ def read(directory: pathlib.Path) -> Record:
         certificates = tuple(json.loads(content[CERTIFICATE]))
         if len(certificates) != len(domains):
             raise ValueError(f"{len(certificates)} certificates for {len(domains)} domains")
+        witness = _tensors(content[WITNESS]) if WITNESS in content else {}
+        if (manifest["version"] == WITNESS_VERSION) != bool(witness):
+            raise ValueError(f"{WITNESS} is needed in version {WITNESS_VERSION}, and in no other")
         stats = json.loads(content.pop(STATS))
     except VerificationError:
         raise
     except (SlthError, safetensors.SafetensorError, *DAMAGED) as error:
         raise VerificationError("format", f"{directory}: damaged or not of this format ({error!r})") from error
-    return Record(graph, Ticket(layout, source, masks), domains, certificates, stats, content)
+    return Record(graph, Ticket(layout, source, masks), domains, certificates, witness, stats, content)
 
 
 def _refuse_unknown(manifest: Mapping[str, Any]) -> None:
     if manifest["format"] != FORMAT:
         raise VerificationError("format", f"found format '{manifest['format']}', expected '{FORMAT}'")
-    if manifest["version"] not in (VERSION, SOURCE_VERSION, CONSTRUCTION_VERSION):
-        known = f"{VERSION}, {SOURCE_VERSION} and {CONSTRUCTION_VERSION}"
+    if manifest["version"] not in (VERSION, SOURCE_VERSION, CONSTRUCTION_VERSION, WITNESS_VERSION):
+        known = f"{VERSION}, {SOURCE_VERSION}, {CONSTRUCTION_VERSION} and {WITNESS_VERSION}"
         raise VerificationError("version", f"found version {manifest['version']}, this release reads {known}")
     if manifest["generator"] != GENERATOR:
         raise VerificationError("version", f"found generator '{manifest['generator']}', expected '{GENERATOR}'")
@@ -244,7 +259,7 @@ def _listed(directory: pathlib.Path) -> dict[str, bytes]:
             raise VerificationError("format", f"{name} is missing")
     lines = (line.split("  ", 1) for line in (directory / SUMS).read_text("ascii").splitlines())
     listed = {name: digest for digest, name in lines}
-    names = [MANIFEST, *STATED, STATS] + [SOURCE] * (directory / SOURCE).is_file()
+    names = [MANIFEST, *STATED, STATS, *(name for name in (SOURCE, WITNESS) if (directory / name).is_file())]
     content = {name: (directory / name).read_bytes() for name in names}
     for name, raw in content.items():
         if hashlib.sha256(raw).hexdigest() != listed.get(name):
@@ -253,9 +268,10 @@ def _listed(directory: pathlib.Path) -> dict[str, bytes]:
 
 
 def _refuse_unstated(content: Mapping[str, bytes], digests: Mapping[str, str]) -> None:
-    if (SOURCE in content) != (SOURCE in digests):
-        raise VerificationError("format", f"{SOURCE} is there and not in the manifest, or the other way round")
-    for name in STATED + (SOURCE,) * (SOURCE in content):
+    for name in (SOURCE, WITNESS):
+        if (name in content) != (name in digests):
+            raise VerificationError("format", f"{name} is there and not in the manifest, or the other way round")
+    for name in (*STATED, *(name for name in (SOURCE, WITNESS) if name in content)):
         if hashlib.sha256(content[name]).hexdigest() != digests[name]:
             raise VerificationError("digest", f"{name} is not the file the manifest names")
 
@@ -293,11 +309,11 @@ def _objective(value: Any) -> str:
 
 
 def _construction(manifest: Mapping[str, Any]) -> str:
-    if manifest["version"] != CONSTRUCTION_VERSION:
+    if manifest["version"] < CONSTRUCTION_VERSION:
         return DA_CUNHA
-    found = manifest["construction"]
-    if found not in CONSTRUCTIONS or found == DA_CUNHA:
-        raise ValueError(f"found the construction {found!r:.40}, expected one of {', '.join(CONSTRUCTIONS[1:])}")
+    found, known = manifest["construction"], CONSTRUCTIONS[manifest["version"] == CONSTRUCTION_VERSION :]
+    if found not in known:
+        raise ValueError(f"found the construction {found!r:.40}, expected one of {', '.join(known)}")
     return found
 
 
@@ -307,11 +323,11 @@ def _whole(value: Any, low: int, high: int) -> int:
     return value
 
 
-def _added(ticket: Ticket) -> dict[str, Any]:
+def _added(ticket: Ticket, everything: bool) -> dict[str, Any]:
     """What the manifest says of a source other than the standard one, and of a construction other than the first."""
     law = None if isinstance(ticket.source, Supplied) else ticket.source.law
     source = {"kind": "supplied"} if law is None else {"kind": "generated", **dataclasses.asdict(law)}
-    if ticket.layout.construction == DA_CUNHA:
+    if ticket.layout.construction == DA_CUNHA and not everything:
         return {} if law == STANDARD else {"source": source}
     return {"source": source, "construction": ticket.layout.construction}
 
