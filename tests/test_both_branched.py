@@ -5,15 +5,25 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from random_networks import depthwise, drawer, grouped, random_case, residual, strided, upsampled, volume
+from targets import TARGETS, Target
 from test_checker_backward import checker_net, pooled, without_radii
 from test_difference import REGIONS, random_regions
+from test_engines import checker_layers, random_errors
 
 from slth_compile.certificate.backward import noise
 from slth_compile.certificate.backward.engine import bound_difference_backward, bound_difference_branched
+from slth_compile.certificate.backward.rewrite import rewritten
+from slth_compile.certificate.backward.targets import SPLITTABLE, targets_of
+from slth_compile.certificate.execution import FLOAT64, evaluated
 from slth_compile.certificate.witness import Witness
-from slth_compile.checker import tighten
+from slth_compile.checker import rewriting, tighten
+from slth_compile.checker import targets as checker_targets
+from slth_compile.checker.execution import FORMATS
+from slth_compile.checker.execution import evaluated as checker_evaluated
 from slth_compile.checker.witness import Listed
 from slth_compile.checker.witness import Witness as CheckerWitness
+from slth_compile.graph.check import nonnegative_nodes
+from slth_compile.graph.fold import fold
 
 SLOW = (depthwise, grouped, volume, upsampled, pooled)  # XLA compiles for seconds
 
@@ -49,3 +59,31 @@ def test_both_engines_agree(network, nonnegative: bool, coarse: bool, monkeypatc
                 np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-10 * scale)
                 gained += int(np.sum(np.abs(expected) < np.abs(getattr(c, end)[region]) * 0.999))
     assert gained or coarse
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+def test_both_number_the_same_targets(target: Target) -> None:
+    """In real arithmetic, and with what evaluation rounds: activations, sizes and leaves of the whole table."""
+    graph = target.graph()
+    folded = fold(graph)
+    flags = nonnegative_nodes(folded, False)
+    errors = random_errors(
+        folded, {i: not flags[folded.nodes[i].inputs[0]] for i in folded.layers}, np.random.default_rng(0), 1e-3
+    )
+    own = checker_layers(graph, folded, errors)
+    theirs = [(folded, errors), evaluated(folded, errors, FLOAT64)]
+    ours = [own, checker_evaluated(*own, FORMATS["float64"])]
+    for a, b in zip(theirs, ours, strict=True):
+        assert (a is None) == (b is None)
+        if a is None or b is None:
+            continue
+        net = rewritten(a[0])
+        expected = targets_of(net)
+        if not all(isinstance(net.nodes[k], SPLITTABLE) for k in expected.bends):
+            continue
+        found = checker_targets.targets_of(rewriting.rewrite(*b).graph)
+        assert found.base.tolist() == expected.base.tolist()
+        assert found.bends == len(expected.bends)
+        names = [type(net.nodes[k]).__name__.lower() for k in expected.bends]
+        nodes = rewriting.rewrite(*b).graph.nodes
+        assert [nodes[k].op.replace("_", "") for k in found.nodes[: found.bends]] == names

@@ -58,6 +58,14 @@ def test_never_below_the_exact_difference(network, seed: int, nonnegative: bool,
                 assert is_inside(leaf, 0, exact)
 
 
+@pytest.mark.slow
+@given(cases=st.data())
+@settings(max_examples=500, deadline=None)
+def test_never_below_the_exact_difference_at_length(cases: st.DataObject) -> None:
+    arguments = st.sampled_from(NETWORKS), seeds, st.booleans(), st.booleans(), st.sampled_from([1e-1, 1e-4, 1e-12])
+    test_never_below_the_exact_difference.hypothesis.inner_test(*(cases.draw(part) for part in arguments))
+
+
 @given(st.sampled_from((*NETWORKS, pooled)), seeds, st.booleans())
 @settings(max_examples=15, deadline=None)
 def test_never_above_the_bound_without_a_witness(network, seed: int, coarse: bool) -> None:

@@ -15,6 +15,7 @@ from test_checker_units import CONV, Written, fails
 
 from slth_compile.checker import certificate, tighten, verify
 from slth_compile.checker.witness import Listed
+from slth_compile.errors import VerificationError
 
 Tensors = dict[str, tuple[str, tuple[int, ...], bytes]]
 DTYPES = {"I32": "<i4", "I64": "<i8"}
@@ -231,6 +232,29 @@ def test_lies_are_refused(name: str, ticket: Written, tmp_path: Path) -> None:
     assert fails(ticket, tmp_path, change) in checks
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_noise_is_refused_or_proves_what_is_true(seed: int, ticket: Written, plain: Seen, tmp_path: Path) -> None:
+    """A few numbers of a witness replaced by others: nothing but a refusal, or bounds near those without a witness."""
+    rng = np.random.default_rng(seed)
+    changed = copy.deepcopy(ticket)
+
+    def change(own: dict[str, np.ndarray]) -> None:
+        for _ in range(int(rng.integers(1, 4))):
+            flat = own[str(rng.choice([name for name in own if "regions" not in name]))].reshape(-1)
+            flat[rng.integers(len(flat))] = rng.choice([-1, 0, 3, 17, 40, 2**31 - 1, int(rng.integers(80))])
+
+    altered(change)(changed)
+    try:
+        seen = Seen(changed, tmp_path / "ticket")
+    except VerificationError as error:
+        assert error.check == "witness" and "\n" not in str(error)
+        return
+    for found, known in zip(seen.bounds, plain.bounds, strict=True):
+        assert all(
+            a <= b * 1.5 for own, other in zip(found, known, strict=True) for a, b in zip(own, other, strict=True)
+        )
+
+
 def test_units_must_be_open_and_earlier(ticket: Written, plain: Seen, tmp_path: Path) -> None:
     targets = plain.nets[0].targets
     own = arrays(ticket.witness)
@@ -256,8 +280,8 @@ def test_units_must_be_open_and_earlier(ticket: Written, plain: Seen, tmp_path: 
         changed.witness = {k: v for k, v in ticket.witness.items() if k.startswith("0/")} | stored_witness(1, listed)
         try:
             verify(changed.save(tmp_path / str(unit)))
-        except Exception as error:
-            assert getattr(error, "check", "") == "witness" and "one side of zero" in str(error)
+        except VerificationError as error:
+            assert error.check == "witness" and "one side of zero" in str(error)
             refused += 1
     assert refused
 
@@ -269,7 +293,7 @@ def test_the_file_is_covered_by_digests(ticket: Written, tmp_path: Path) -> None
     (directory / "witness.safetensors").write_bytes(raw)
 
     def check() -> str:
-        with pytest.raises(Exception, match=r"witness\.safetensors") as caught:
+        with pytest.raises(VerificationError, match=r"witness\.safetensors") as caught:
             verify(directory)
         return caught.value.check
 
@@ -288,5 +312,5 @@ def test_a_stray_witness_is_refused(tmp_path: Path) -> None:
     names = sorted(path.name for path in directory.iterdir() if path.name != "SHA256SUMS")
     sums = {name: hashlib.sha256((directory / name).read_bytes()).hexdigest() for name in names}
     (directory / "SHA256SUMS").write_text("".join(f"{sums[name]}  {name}\n" for name in names))
-    with pytest.raises(Exception, match="exactly where the manifest states it"):
+    with pytest.raises(VerificationError, match="exactly where the manifest states it"):
         verify(directory)
