@@ -269,3 +269,25 @@ def test_a_form_with_cuts_is_above_it_where_the_cuts_hold(seed: int, most: int, 
 def _at(coefficients: np.ndarray, box: forms.Box, x: np.ndarray) -> Fraction:
     exact = np.vectorize(Fraction, otypes=[object])(coefficients)
     return (exact * forms.crop(x, box)).sum()
+
+
+def test_what_adding_cuts_rounds_is_in_the_constant(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At inputs where a cut is zero, in rationals: a form may not lose anything to rounding."""
+    monkeypatch.setattr(cuts, "_multipliers", lambda rows, table: np.full(len(rows), 1 / 3))
+    assert _is_kept_where_a_cut_is_zero()
+    monkeypatch.setattr(cuts, "UNIT", 0.0)
+    assert not _is_kept_where_a_cut_is_zero()
+
+
+def _is_kept_where_a_cut_is_zero() -> bool:
+    rng = np.random.default_rng(0)
+    box, half = ((0, 8),), rng.normal(size=4)
+    form = Form(box, rng.normal(size=(8, 20)), None)
+    cut, x = Cut(box, np.concatenate([half, -half]), 0.0), np.tile(rng.normal(size=4), 2)
+    found, constant = lowered(form, np.zeros(20), [cut], np.zeros((20, 1), np.int64), Interval(x, x))
+    exact = np.vectorize(Fraction, otypes=[object])(x)
+    assert form.x is not None and found.x is not None
+    return all(
+        _at(form.x[:, row], box, exact) <= _at(found.x[:, row], box, exact) + Fraction(constant[row])
+        for row in range(20)
+    )
