@@ -1,7 +1,7 @@
 """Certified bounds on the difference of two networks beside the best attack: this project's engines and the prototype.
 
     python -m examples.benchmarks.certificates --data DIR --models DIR \
-        [--engine interval|backward] [--effort SECONDS] [--prototype DIR --prototype-python PYTHON] \
+        [--engine interval|backward] [--splits K] [--effort SECONDS] [--prototype DIR --prototype-python PYTHON] \
         [--only reludiff,digits,lenet,resnet_2b,resnet20] [--samples N] [--markdown] [--json FILE]
 
 from the repository's root; the folders are those of the published networks and data (`reludiff_mnist_3_100.npz`,
@@ -12,16 +12,16 @@ from the repository's root; the folders are those of the published networks and 
 output, both signs. Ours: 100 steps from 4 starts a ball, 32 in a box. The prototype's: 200 steps, .05 of the width,
 from 4 starts a ball and 32 in a box (30 steps, .2, one start in the ReluDiff case, as published). A ratio is bound by
 attack, the same attack for all engines. Seconds are a sample's: ours of a second call on all regions, the first one,
-which compiles, in parentheses; the prototype's one region after the other on one core, which its process keeps to. CPU
-seconds, all threads together, are the ones to compare on a machine with other work. On boxes the prototype's bound is
-the smaller one of its backward and its l2 engine. A bound below an attack is a violation: it is printed and fails the
-run.
+which compiles, in parentheses; `branched` are the bounds of `--splits` K units each (in parentheses), or of as many as
+`--effort` leaves time for, a sample; the prototype's one region after the other on one core, which its process keeps
+to. CPU seconds, all threads together, are the ones to compare on a machine with other work. On boxes the prototype's
+bound is the smaller one of its backward and its l2 engine. A bound below an attack is a violation: it is printed and
+fails the run.
 """
 
 from __future__ import annotations
 
 import importlib
-import inspect
 import json
 import os
 import pathlib
@@ -40,7 +40,9 @@ from rich.table import Table
 from examples.benchmarks.certificate_cases import CASES, Case
 from examples.benchmarks.certificate_prototype import run_prototype
 from slth_compile.certificate.attack import attack
+from slth_compile.certificate.backward.engine import bound_difference_branched
 from slth_compile.certificate.difference import Difference
+from slth_compile.certificate.engine import Branching, depths, refuse_branching
 from slth_compile.graph.evaluate import target_weights
 
 ENGINES = {
@@ -52,8 +54,9 @@ STEPS = 100
 ROUNDING = 1e-12
 """How far an evaluation in float64 may be off, of the largest output."""
 
-HEADER = ("pair", "domain", "n", "bound", "effort", "prototype", "attack", "ratio", "ratio effort", "ratio prototype")
-HEADER += ("seconds (first call)", "s effort", "s prototype", "CPU s", "CPU s prototype")
+HEADER = ("pair", "domain", "n", "bound", "branched (K)", "prototype", "attack", "ratio", "ratio branched")
+HEADER += ("ratio prototype", "seconds (first call)", "s branched", "s prototype", "CPU s", "CPU s branched")
+HEADER += ("CPU s prototype",)
 
 Engine = Callable[..., tuple[Difference, ...]]
 
@@ -69,17 +72,31 @@ def engine_named(name: str) -> Engine | None:
         return None
 
 
-def measure_engine(case: Case, engine: Engine, **settings: Any) -> dict[str, Any]:
+def measure_engine(case: Case, engine: Engine) -> dict[str, Any]:
     """Bounds `(regions, outputs)` of all outputs and seconds a sample, of the first call and of a second one."""
     seconds, cpu_seconds, found = [], [], ()
-    for _ in range(1 if settings else 2):
+    for _ in range(2):
         start, cpu = time.perf_counter(), time.process_time()
-        found = engine(case.pair.graph, case.pair.errors, case.lower, case.upper, **settings)
+        found = engine(case.pair.graph, case.pair.errors, case.lower, case.upper)
         seconds.append((time.perf_counter() - start) / len(case.lower))
         cpu_seconds.append((time.process_time() - cpu) / len(case.lower))
     leaves = [np.maximum(np.abs(leaf.lower), np.abs(leaf.upper)).reshape(len(case.lower), -1) for leaf in found]
     bounds = np.concatenate(leaves, axis=1).tolist()
     return {"bounds": bounds, "seconds": seconds, "cpu_seconds": cpu_seconds}
+
+
+def measure_branched(case: Case, branching: Branching, plain: float) -> dict[str, Any]:
+    """The same for branched bounds, the last of those that are tried; `plain` is what plain ones take a sample."""
+    found: dict[str, Any] = {}
+    if branching.seconds is not None:
+        branching = branching._replace(seconds=branching.seconds * len(case.lower))
+    for splits in depths(branching, plain * len(case.lower)):
+
+        def engine(*case: Any, splits: int = splits) -> tuple[Difference, ...]:
+            return bound_difference_branched(*case, splits).leaves
+
+        found = measure_engine(case, engine) | {"splits": splits}
+    return found
 
 
 def measure_attack(case: Case, steps: int) -> dict[str, Any]:
@@ -102,7 +119,7 @@ def counted(case: Case, bounds: list[list[float]]) -> np.ndarray:
 def measure(
     case: Case,
     engine: Engine | None,
-    effort: float | None,
+    branching: Branching,
     prototype: Callable[[Case], dict[str, Any]] | None,
     steps: int,
 ) -> dict[str, Any]:
@@ -111,8 +128,8 @@ def measure(
     sides = {}
     if engine is not None:
         sides["ours"] = measure_engine(case, engine)
-        if effort is not None and "effort" in inspect.signature(engine).parameters:
-            sides["effort"] = measure_engine(case, engine, effort=effort)
+        if tighter := measure_branched(case, branching, sides["ours"]["seconds"][-1]):
+            sides["branched"] = tighter
     attacks = [found.setdefault("our_attack", measure_attack(case, steps))["attack"]]
     if prototype is not None:
         sides["prototype"] = prototype(case)
@@ -137,12 +154,13 @@ def row(found: dict[str, Any]) -> list[str]:
         return value(found[side]) if side in found else "-"
 
     def bound(side: dict[str, Any]) -> str:
-        return f"{np.mean(side['counted']):.4g}" + (" VIOLATED" if side["violations"] else "")
+        splits = f" ({side['splits']})" if "splits" in side else ""
+        return f"{np.mean(side['counted']):.4g}{splits}" + (" VIOLATED" if side["violations"] else "")
 
     def ratio(side: dict[str, Any]) -> str:
         return f"{side['ratio']:.3g}"
 
-    sides = ("ours", "effort", "prototype")
+    sides = ("ours", "branched", "prototype")
     return [
         found["pair"],
         found["domain"],
@@ -151,9 +169,9 @@ def row(found: dict[str, Any]) -> list[str]:
         f"{np.mean(found['best_attack']):.4g}",
         *(cell(side, ratio) for side in sides),
         cell("ours", lambda side: f"{side['seconds'][-1]:.3g} ({side['seconds'][0]:.3g})"),
-        cell("effort", lambda side: f"{side['seconds'][-1]:.3g}"),
+        cell("branched", lambda side: f"{side['seconds'][-1]:.3g}"),
         cell("prototype", lambda side: f"{np.mean(side['seconds']):.3g}"),
-        cell("ours", lambda side: f"{side['cpu_seconds'][-1]:.3g}"),
+        *(cell(name, lambda side: f"{side['cpu_seconds'][-1]:.3g}") for name in ("ours", "branched")),
         cell("prototype", lambda side: f"{np.mean(side['cpu_seconds']):.3g}"),
     ]
 
@@ -181,7 +199,8 @@ def main(
     data: Annotated[pathlib.Path, typer.Option(help="Folder of the data sets and weights in .npz.")],
     models: Annotated[pathlib.Path, typer.Option(help="Folder of the other networks.")],
     engine: Annotated[str, typer.Option(help=" or ".join(ENGINES))] = "backward",
-    effort: Annotated[float | None, typer.Option(help="Seconds a sample for tighter bounds.")] = None,
+    splits: Annotated[int, typer.Option(help="Units that branched bounds are split at.")] = 0,
+    effort: Annotated[float | None, typer.Option(help="Seconds a sample for branched bounds.")] = None,
     prototype: Annotated[pathlib.Path | None, typer.Option(help="Folder of differential_torch.py.")] = None,
     prototype_python: Annotated[pathlib.Path, typer.Option(help="An interpreter with torch.")] = pathlib.Path("python"),
     only: Annotated[str, typer.Option(help="Cases, separated by commas.")] = ",".join(CASES),
@@ -193,9 +212,10 @@ def main(
     output: Annotated[pathlib.Path | None, typer.Option("--json", help="Also write everything here.")] = None,
 ) -> None:
     """Prints the table."""
-    report = machine(cores) | {"engine": engine, "effort": effort, "cases": []}
+    report = machine(cores) | {"engine": engine, "splits": splits, "effort": effort, "cases": []}
     print(", ".join(f"{key} {value}" for key, value in report.items() if key != "cases"), flush=True)
-    ours = engine_named(engine)
+    refuse_branching(splits, effort)
+    ours, branching = engine_named(engine), Branching(splits, effort)
     if ours is None:
         print(f"there is no engine '{engine}' here; its columns stay empty")
     theirs = None if prototype is None else lambda case: run_prototype(case, prototype.resolve(), prototype_python)
@@ -206,12 +226,12 @@ def main(
         for name in only.split(","):
             for case in CASES[name](data, models, samples):
                 case = case.attacked(steps, starts)
-                report["cases"].append({"case": name} | measure(case, ours, effort, theirs, steps or STEPS))
+                report["cases"].append({"case": name} | measure(case, ours, branching, theirs, steps or STEPS))
                 print(" | ".join(row(report["cases"][-1])), flush=True)
                 if output is not None:
                     output.write_text(json.dumps(report, indent=1))
     show([row(found) for found in report["cases"]], markdown)
-    sides = [found[side] for found in report["cases"] for side in ("ours", "effort", "prototype") if side in found]
+    sides = [found[side] for found in report["cases"] for side in ("ours", "branched", "prototype") if side in found]
     if any(side["violations"] for side in sides):
         print("a bound lies below an attack")
         raise typer.Exit(1)

@@ -138,14 +138,14 @@ def enclose(
     def show(stage: str, done: int, total: int) -> None:
         progress("split", done, total)
 
-    for splits in _depths(branching, time.perf_counter() - start):
+    for splits in depths(branching, time.perf_counter() - start):
         leaves, witness = bound_difference_branched(graph, errors, *regions, splits, progress=show)
         if _largest(leaves) < _largest(best.leaves):
             best = Enclosed(leaves, BRANCHED, witness)
     return best
 
 
-def _depths(branching: Branching, plain: float) -> Iterator[int]:
+def depths(branching: Branching, plain: float) -> Iterator[int]:
     """The numbers of splits to try, one after the other; each costs about twice what the one before did.
 
     Args:

@@ -103,9 +103,7 @@ class Branches:
         used = units >= 0
         keys = np.where(used, units.astype(np.int64) * walk.samples + samples[:, None], NONE)
         self.store = c.store_with(self.store, walk, self.bends, base, np.unique(keys[used]))
-        sizes = 1 << used.sum(axis=1)
-        owner = np.repeat(np.arange(len(sizes)), sizes)
-        pattern = np.arange(len(owner)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        owner, pattern = leaves_of(used.sum(axis=1))
         reaches: list[Any] = [None] * len(walk.pairs)
         box = c.box_of(walk)
 
@@ -134,7 +132,18 @@ class Branches:
             return (found,)
 
         (found,) = in_chunks(walk, start, elements[owner], samples[owner], signs[owner], run)
-        return np.maximum.reduceat(found, np.cumsum(sizes) - sizes)
+        return np.maximum.reduceat(found, np.searchsorted(owner, np.arange(len(units))))
+
+
+def leaves_of(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All sign patterns of rows' units: the row each belongs to, ascending, and the pattern, bit k set for `y_k <= 0`.
+
+    Args:
+        counts: How many units every row has.
+    """
+    sizes = 1 << counts
+    owner = np.repeat(np.arange(len(sizes)), sizes)
+    return owner, np.arange(len(owner)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
 
 
 def branches_of(walk: Walk, splits: int) -> Branches:
