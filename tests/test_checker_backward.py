@@ -37,7 +37,7 @@ from slth_compile.certificate.backward.engine import bound_difference_backward
 from slth_compile.certificate.certificate import certificate_of
 from slth_compile.certificate.difference import Difference, LayerErrors
 from slth_compile.certificate.engine import Enclosed
-from slth_compile.checker import bends, bounds, certificate, forms, lines, matrices, rewriting, tighten, verify
+from slth_compile.checker import bends, bounds, branch, certificate, forms, lines, matrices, rewriting, tighten, verify
 from slth_compile.checker import graph as checker_graph
 from slth_compile.checker import noise as checker_noise
 from slth_compile.checker.arithmetic import Interval, up
@@ -198,13 +198,13 @@ def test_neither_rows_nor_boxes_change_bounds(monkeypatch: pytest.MonkeyPatch) -
     lower, upper = random_regions(rng, case.graph.input_shape, True, False)
     net = checker_net(case)
     few = checker_differences(dataclasses.replace(net, rows=2), lower[:2], upper[:2])
-    own = tighten._units
+    own = branch.unit_rows
 
-    def on_everything(elements: np.ndarray, shape: tuple[int, ...]) -> tuple[forms.Box, np.ndarray]:
-        box, unit = own(elements, shape)
+    def on_everything(elements: np.ndarray, signs: np.ndarray, shape: tuple[int, ...]) -> tuple[forms.Box, np.ndarray]:
+        box, unit = own(elements, signs, shape)
         return forms.full(shape), forms.spread(unit, box, forms.full(shape))
 
-    monkeypatch.setattr(tighten, "_units", on_everything)
+    monkeypatch.setattr(branch, "unit_rows", on_everything)
     many = checker_differences(dataclasses.replace(net, rows=1 << 12), lower[:2], upper[:2])
     for a, b in zip(few, many, strict=True):
         np.testing.assert_allclose(a.upper, b.upper, rtol=1e-10)

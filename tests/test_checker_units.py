@@ -78,6 +78,7 @@ class Written:
     def __init__(self, manifest: dict, coded: dict[str, Coded], target: dict, domain: dict, claims: list) -> None:
         self.manifest, self.coded, self.target, self.domain, self.claims = manifest, coded, target, domain, claims
         self.masks = {name: part.tensor() for name, part in coded.items()}
+        self.witness: dict = {}
 
     def sign_target(self) -> None:
         """Makes the target's digest right."""
@@ -101,6 +102,7 @@ class Written:
         self.sign_domains()
         directory.mkdir(exist_ok=True)
         parts = {"masks": self.masks, "target": self.target, "domain": self.domain}
+        parts |= {"witness": self.witness} if self.witness else {}
         contents = {f"{name}.safetensors": safetensors_bytes(part) for name, part in parts.items()}
         contents["certificate.json"] = json.dumps(self.claims).encode()
         self.manifest["files"] = {name: hashlib.sha256(raw).hexdigest() for name, raw in contents.items()}

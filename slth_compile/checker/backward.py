@@ -9,6 +9,8 @@ products, the enclosure of the output takes the form's place.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -36,6 +38,20 @@ from slth_compile.checker.noise import Noise
 from slth_compile.checker.operations import State, shifted
 from slth_compile.checker.transposed import transposed, transposed_layer
 
+Past = Callable[[int, Form, dict[int, Form]], np.ndarray]
+"""From a position and its form: adds forms of its operands, and returns what is left behind."""
+
+
+Charge = tuple[np.ndarray, np.ndarray]
+
+
+class Bent(NamedTuple):
+    """Lines of an activation in y, planes over y and d, and what coefficients of its output cost; None for nothing."""
+
+    lines: Lines
+    planes: Planes | None
+    charge: Charge | None
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Place:
@@ -57,7 +73,7 @@ class Place:
     node: Node
     halves: Halves | None
     reach: Reach
-    charge: tuple[np.ndarray, np.ndarray] | None
+    charge: Charge | None
     flushed: float
     offset: tuple[np.ndarray | None, np.ndarray | None]
     lines: Lines | None
@@ -88,9 +104,13 @@ def place(
         noise: Its rounding.
         between: Enclosures of what an activation is applied to: its operand, or the difference of two.
     """
+    charge = None
+    if noise.charge is not None:
+        charge_x, charge_d = (np.broadcast_to(part[0], node.shape) for part in noise.charge)
+        charge = charge_x, charge_d
     lines = planes = x_offset = d_offset = None
     if between is not None:
-        lines, planes = activation_lines(node, _only(between.x), None if between.d is None else _only(between.d))
+        lines, planes, charge = bent(node, between, charge)
     elif halves is not None:
         x, d = operands[0]
         if halves.half is not None:
@@ -99,22 +119,11 @@ def place(
         x_offset, d_offset = (None if b is None else np.broadcast_to(b[0], node.shape) for b in biases)
     elif node.op == "affine" and "shift" in node.arrays:
         x_offset = np.broadcast_to(node.arrays["shift"], node.shape)
-    charge = None
-    if noise.charge is not None:
-        charge_x, charge_d = (np.broadcast_to(part[0], node.shape) for part in noise.charge)
-        if between is not None and lines is not None:
-            own_x = charge_x
-            charge_x = up(own_x * _steepest(lines))
-            if planes is not None:
-                # A tilt turns coefficients of d into coefficients of y, which are charged as those of x are.
-                tilt = np.maximum(*map(np.abs, planes[1:]))
-                charge_d = up(up(charge_d * _steepest(planes.lines)) + up(own_x * tilt))
-        charge = room(charge_x), room(charge_d)
     return Place(
         node=node,
         halves=halves,
         reach=_reach(*found),
-        charge=charge,
+        charge=None if charge is None else (room(charge[0]), room(charge[1])),
         flushed=noise.flushed,
         offset=(x_offset, d_offset),
         lines=lines,
@@ -124,33 +133,68 @@ def place(
     )
 
 
+def bent(node: Node, between: State, charge: Charge | None) -> Bent:
+    """What takes the place of an activation in passes.
+
+    Args:
+        node: The operation.
+        between: Enclosures of what it is applied to, first axis one region.
+        charge: What coefficients of what it is applied to cost, of x and of d.
+    """
+    lines, planes = activation_lines(node, _only(between.x), None if between.d is None else _only(between.d))
+    if charge is not None:
+        own_x, own_d = charge
+        charge_x, charge_d = up(own_x * _steepest(lines)), own_d
+        if planes is not None:
+            # A tilt turns coefficients of d into coefficients of y, which are charged as those of x are.
+            tilt = np.maximum(*map(np.abs, planes[1:]))
+            charge_d = up(up(own_d * _steepest(planes.lines)) + up(own_x * tilt))
+        charge = charge_x, charge_d
+    return Bent(lines, planes, charge)
+
+
 def largest(places: list[Place], forms: dict[int, Form], rows: int) -> np.ndarray:
     """For each row, a number that its forms together exceed nowhere on the region.
 
     Args:
         places: All nodes up to the last that carries a form.
-        forms: What is to be bounded, by node; emptied.
+        forms: What is to be bounded, by node.
         rows: How many forms there are.
     """
+    value, best = carried(places, forms, rows)
+    return np.minimum(best, amount(places, forms, value))
+
+
+def carried(
+    places: list[Place], forms: dict[int, Form], rows: int, past: Past | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Carries forms to the input; returns what they leave behind, and the least bound at a stop on the way.
+
+    Args:
+        places: All nodes up to the last that carries a form.
+        forms: Forms by node; that of the input alone afterwards, if any.
+        rows: How many forms there are.
+        past: Moves a form to the operands of a node, as `step` does, which None stands for.
+    """
     value, best = np.zeros(rows), np.full(rows, np.inf)
-    for k in range(max(forms), -1, -1):
-        if k and k not in forms:
+    for k in range(max(forms), 0, -1):
+        if k not in forms:
             continue
-        if k == 0 or places[k].node.op in BENDS:
-            best = np.minimum(best, _bound(places, forms, value))
-        if k:
-            value = up(value + _step(places[k], forms.pop(k), forms))
-    return best
+        if places[k].node.op in BENDS:
+            best = np.minimum(best, amount(places, forms, value))
+        form = forms.pop(k)
+        value = up(value + (step(places[k], form, forms) if past is None else past(k, form, forms)))
+    return value, best
 
 
-def _bound(places: list[Place], forms: dict[int, Form], value: np.ndarray) -> np.ndarray:
+def amount(places: list[Place], forms: dict[int, Form], value: np.ndarray) -> np.ndarray:
     """What the forms amount to at most; infinite where a number on the way was not finite."""
     for k, form in forms.items():
         value = up(value + highest(form, places[k].reach))
     return np.where(np.isfinite(value), value, np.inf)
 
 
-def _step(here: Place, form: Form, forms: dict[int, Form]) -> np.ndarray:
+def step(here: Place, form: Form, forms: dict[int, Form]) -> np.ndarray:
     """Moves a form to the node's operands; returns what it leaves behind, rounded up."""
     if here.node.op in ENDS:
         return highest(form, here.reach)

@@ -31,6 +31,7 @@ from slth_compile.checker.matrices import PairLayer
 from slth_compile.checker.operations import State, unweighted
 from slth_compile.checker.tighten import net_of, output_differences
 from slth_compile.checker.weighted import weighted
+from slth_compile.checker.witness import Witness
 from slth_compile.errors import VerificationError
 
 MAX_LIVE = 1 << 25
@@ -54,15 +55,23 @@ def largest_of(d: Interval | None, shape: tuple[int, ...]) -> Found:
 
 
 def backward_bounds(
-    folded: Folded, layers: Mapping[int, PairLayer], domain: Domain, inputs: Format | None = None
+    folded: Folded,
+    layers: Mapping[int, PairLayer],
+    domain: Domain,
+    inputs: Format | None = None,
+    witness: Witness | None = None,
 ) -> list[Found]:
     """As `output_bounds`, with every enclosure cut by backward passes: tighter and much slower.
 
+    With a witness, the rows that it lists are bounded by cases too.
+
     Raises:
         VerificationError: A sample needs more memory than the checker allows, no backward bound is known for an
-            operation, or a bound is not finite.
+            operation, a bound is not finite, or the witness names what there is not.
     """
     net = net_of(folded, layers)
+    if witness is not None:
+        witness.check(net.targets)
     shapes = [folded.graph.nodes[i].shape for i in folded.graph.outputs]
     bounds = [largest_of(None, shape) for shape in shapes]
     size = sum(math.prod(node.shape) for node in net.graph.nodes)
@@ -72,7 +81,8 @@ def backward_bounds(
 
         def region(position: int) -> list[Interval | None]:
             lower, upper = _region(domain, position, position + 1, inputs)
-            return output_differences(net, lower, upper, map if many else pool.map)
+            listed = None if witness is None else witness.region(position)
+            return output_differences(net, lower, upper, map if many else pool.map, listed)
 
         # Samples side by side, or, where there is one or memory is short, its passes.
         for found in (pool.map if many else map)(region, range(domain.samples)):

@@ -17,13 +17,17 @@ from slth_compile.checker.fold import Folded
 from slth_compile.checker.matrices import PairLayer
 from slth_compile.checker.schema import integer, real, record, sequence, strict_json
 from slth_compile.checker.verdict import CheckedCertificate
+from slth_compile.checker.witness import Witness
 from slth_compile.errors import VerificationError
 
 _FIELDS = ("domain", "kind", "method", "bound", "lower", "per_output", "arithmetic", "float32")
 _ARITHMETICS = {"real": False, "real, float64": True}
 """Whether evaluation in float64 is claimed too."""
 
-_REGIONS = ("interval", "euclidean", "backward")
+BRANCHED = "branched"
+"""Backward passes, and by cases where a witness says so."""
+
+_REGIONS = ("interval", "euclidean", "backward", BRANCHED)
 _METHODS = {"box": _REGIONS, "balls": _REGIONS, "points": ("points", "exact")}
 
 
@@ -61,18 +65,25 @@ def parse_claims(raw: bytes, domains: tuple[Domain, ...], sizes: list[int], eps:
 
 
 def check_claim(
-    claim: Claim, position: int, folded: Folded, layers: Mapping[int, PairLayer], domain: Domain, *, quick: bool
+    claim: Claim,
+    position: int,
+    folded: Folded,
+    layers: Mapping[int, PairLayer],
+    domain: Domain,
+    witness: Witness | None = None,
+    *,
+    quick: bool,
 ) -> CheckedCertificate:
     """The claim, found true by a bound of the checker's own, of the same method.
 
     `quick` leaves out all bounds of regions but intervals: such a claim is not recomputed, and the interval bound is
-    stated beside it.
+    stated beside it. The witness is that of a branched claim, for all it states but float32.
 
     Raises:
         VerificationError: The checker's bound of some output exceeds the claimed one, or (points) the claimed lower end
             of the maximum exceeds what the checker finds surely reached.
     """
-    slower = {"euclidean": euclidean_bounds, "backward": backward_bounds}
+    slower = {"euclidean": euclidean_bounds, "backward": backward_bounds, BRANCHED: backward_bounds}
     left_out = quick and claim.method in slower
     bounds_of = output_bounds if quick else slower.get(claim.method, output_bounds)
     if claim.method == "exact":
@@ -80,7 +91,8 @@ def check_claim(
     else:
         in_float64 = _ARITHMETICS[claim.arithmetic]
         networks = _evaluated(folded, layers, "float64", position) if in_float64 else (folded, layers)
-        own = bounds_of(*networks, domain)
+        by_cases = claim.method == BRANCHED and not quick
+        own = backward_bounds(*networks, domain, witness=witness) if by_cases else bounds_of(*networks, domain)
     found = max(float(leaf.upper.max()) for leaf in own)
     checked = functools.partial(
         CheckedCertificate,

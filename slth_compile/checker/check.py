@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from slth_compile.checker import files
-from slth_compile.checker.certificate import check_claim, parse_claims
+from slth_compile.checker.certificate import BRANCHED, Claim, check_claim, parse_claims
 from slth_compile.checker.copies import widen
 from slth_compile.checker.domain import Domain, load_domains
 from slth_compile.checker.fold import Folded, fold
@@ -24,6 +24,7 @@ from slth_compile.checker.safetensors import read_safetensors
 from slth_compile.checker.signs import nonnegative_nodes
 from slth_compile.checker.source import Generated, Source, Supplied
 from slth_compile.checker.verdict import Verdict
+from slth_compile.checker.witness import Witness, read_witness
 from slth_compile.errors import VerificationError
 
 _CONSTRUCTIONS = {
@@ -100,6 +101,7 @@ def _verify(
     domains = _domains(directory, manifest, graph, domain_data, passed)
     sizes = [math.prod(graph.nodes[i].shape) for i in graph.outputs]
     claims = parse_claims(files.read_small(directory / "certificate.json"), domains, sizes, manifest.eps)
+    witnesses = _witnesses(directory, manifest, claims, domains, passed)
     passed.append(("eps", f"every claimed bound is at most eps {manifest.eps!r}"))
     if manifest.delta is None:
         passed.append(("delta", _not_stated(manifest)))
@@ -120,7 +122,7 @@ def _verify(
     passed.append(("weights", f"{counts.weights} weights recomputed in integers"))
     passed.append(("tolerance", "every weight is within its layer's tolerance"))
     certificates = tuple(
-        check_claim(claim, i, widened, layers, domain, quick=quick)
+        check_claim(claim, i, widened, layers, domain, witnesses.get(i), quick=quick)
         for i, (claim, domain) in enumerate(zip(claims, domains, strict=True))
     )
     recomputed = sum(entry.recomputed is not None for entry in certificates)
@@ -159,6 +161,8 @@ def _integrity(directory: Path, expected_id: str | None, passed: list[tuple[str,
     manifest = parse_manifest(raw)
     if (files.SOURCE in sums) != (files.SOURCE in manifest.files):
         raise VerificationError("source", f"{files.SOURCE} is needed exactly where the source was supplied")
+    if (files.WITNESS in sums) != (files.WITNESS in manifest.files):
+        raise VerificationError("witness", f"{files.WITNESS} is needed exactly where the manifest states it")
     for name, claimed in manifest.files.items():
         if sums[name] != claimed:
             raise VerificationError("digest", f"'{name}' has SHA-256 {sums[name]}, the manifest says {claimed}")
@@ -181,6 +185,25 @@ def _domains(
     )
     passed.append(("domain", kinds))
     return domains
+
+
+def _witnesses(
+    directory: Path,
+    manifest: Manifest,
+    claims: tuple[Claim, ...],
+    domains: tuple[Domain, ...],
+    passed: list[tuple[str, str]],
+) -> dict[int, Witness]:
+    """What is listed for every domain whose bound is branched."""
+    samples = {i: domain.samples for i, domain in enumerate(domains) if claims[i].method == BRANCHED}
+    if bool(samples) != (files.WITNESS in manifest.files):
+        raise VerificationError("witness", f"{files.WITNESS} is needed exactly where a bound is branched")
+    if not samples:
+        return {}
+    found = read_witness(directory / files.WITNESS, samples)
+    listed = sum(len(witness.listed.rows) for witness in found.values())
+    passed.append(("witness", f"{listed} bounds on the way by cases, for {len(found)} of {len(domains)} domains"))
+    return found
 
 
 def _check_layers(manifest: Manifest, folded: Folded, domains: tuple[Domain, ...]) -> None:

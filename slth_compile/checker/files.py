@@ -20,8 +20,11 @@ COVERED = ("certificate.json", "domain.safetensors", "masks.safetensors", "targe
 SOURCE = "source.safetensors"
 """One more, where the source was supplied."""
 
+WITNESS = "witness.safetensors"
+"""One more, where a bound is branched."""
+
 _REQUIRED = {SUMS, MANIFEST, *COVERED}
-_OPTIONAL = {SOURCE, "stats.json", "report.html", "report.md", "README.md"}
+_OPTIONAL = {SOURCE, WITNESS, "stats.json", "report.html", "report.md", "README.md"}
 _LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9._]+)\Z")
 
 

@@ -57,6 +57,16 @@ def spread(array: np.ndarray, box: Box, into: Box) -> np.ndarray:
     return found
 
 
+def unit_rows(elements: np.ndarray, signs: np.ndarray, shape: tuple[int, ...]) -> tuple[Box, np.ndarray]:
+    """The forms `sign v_i` of some elements of a node, all channels of the box they are in."""
+    where = np.unravel_index(elements, shape) if shape else ()
+    box = tuple((int(own.min()), int(own.max()) + 1) for own in where[:-1]) + tuple((0, n) for n in shape[-1:])
+    unit = np.zeros((*(b - a for a, b in box), len(elements)))
+    inside = tuple(own - a for own, (a, _) in zip(where, box, strict=True))
+    unit[(*inside, np.arange(len(elements)))] = signs
+    return box, unit
+
+
 def widened(form: Form, into: Box) -> Form:
     """The form on a larger box."""
     return Form(into, *(None if a is None else spread(a, form.box, into) for a in form[1:]))

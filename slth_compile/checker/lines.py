@@ -6,6 +6,7 @@ planes over y and d.
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -117,8 +118,10 @@ def _leaky_relu_change(y: Interval, d: Interval, slope: float) -> Planes:
     left, right = ((1 - slope) / np.maximum(v, 0) for v in (-y.lower, y.upper))
     chords = _chords(y, d, slope)
     points = _vertices(y, d)
-    above = ((0 * rise, chords[0]), (rise * left, 1.0), (-fall * right, slope))
-    below = ((0 * rise, chords[1]), (-fall * left, 1.0), (rise * right, slope))
+    # A tilt of zero stays one there.
+    tilts = [np.where(size > 0, size * side, 0.0) for size, side in itertools.product((rise, fall), (left, right))]
+    above = ((0 * rise, chords[0]), (tilts[0], 1.0), (-tilts[3], slope))
+    below = ((0 * rise, chords[1]), (-tilts[2], 1.0), (tilts[1], slope))
     margin = _MARGIN * np.maximum(rise, fall)
     tops = [change(*point, slope, up) for point in points]
     bottoms = [change(*point, slope, down) for point in points]

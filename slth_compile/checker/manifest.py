@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import Any
 
-from slth_compile.checker.files import COVERED, SOURCE
+from slth_compile.checker.files import COVERED, SOURCE, WITNESS
 from slth_compile.checker.schema import flag, hexadecimal, integer, real, record, sequence, strict_json, text
 from slth_compile.checker.threefry import GENERATOR
 from slth_compile.errors import VerificationError
@@ -14,6 +14,9 @@ from slth_compile.errors import VerificationError
 _KEYS = (
     "format version generator seed eps delta objective graph output_names target_digest layers domains files".split()  # noqa: SIM905
 )
+
+BRANCHED = 5
+"""The version of manifests with a witness; they describe the source and the construction, whatever these are."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,9 +97,9 @@ def parse_manifest(raw: bytes) -> Manifest:
     if not isinstance(plain, dict) or plain.get("format") != "slth-ticket":
         raise VerificationError("format", "the manifest's 'format' is not 'slth-ticket'")
     version = plain.get("version")
-    if type(version) is not int or version not in (2, 3, 4):
+    if type(version) is not int or version not in (2, 3, 4, 5):
         found = ascii(version)[:40]
-        raise VerificationError("version", f"the format's version is {found}, this checker knows 2, 3 and 4")
+        raise VerificationError("version", f"the format's version is {found}, this checker knows 2, 3, 4 and 5")
     if plain.get("generator") != GENERATOR:
         found = ascii(plain.get("generator"))[:60]
         raise VerificationError("version", f"the generator is {found}, this checker knows '{GENERATOR}'")
@@ -106,12 +109,13 @@ def parse_manifest(raw: bytes) -> Manifest:
     if version == 3 and standard:
         raise VerificationError("source", "the standard source is described; it belongs to version 2")
     layers = sequence(plain["layers"], "'layers'")
-    built = version == 4 and plain["construction"] == "burkholz"
+    built = version >= 4 and plain["construction"] == "burkholz"
     if built and supplied:
         raise VerificationError("source", "the source was supplied; expected a generated one with burkholz")
     domains = sequence(plain["domains"], "'domains'")
     names = tuple(text(v, "an output's name") for v in sequence(plain["output_names"], "'output_names'"))
-    files = record(plain["files"], (*COVERED, SOURCE) if supplied else COVERED, "'files'")
+    stated = (*COVERED, *((SOURCE,) if supplied else ()), *((WITNESS,) if version == BRANCHED else ()))
+    files = record(plain["files"], stated, "'files'")
     if supplied and plain["seed"] is not None:
         raise VerificationError("source", "the source was supplied, and the manifest has a seed")
     manifest = Manifest(
@@ -122,7 +126,7 @@ def parse_manifest(raw: bytes) -> Manifest:
         eps=real(plain["eps"], "eps", "eps"),
         delta=None if not standard and plain["delta"] is None else real(plain["delta"], "delta", "delta"),
         objective=_objective(plain["objective"]),
-        construction=_construction(plain["construction"]) if version == 4 else "da-cunha",
+        construction=_construction(plain["construction"], version) if version >= 4 else "da-cunha",
         graph=plain["graph"],
         output_names=names,
         target_digest=hexadecimal(plain["target_digest"], "'target_digest'"),
@@ -153,9 +157,10 @@ def _objective(value: Any) -> str:
     return value
 
 
-def _construction(value: Any) -> str:
-    if value not in ("pensia", "malach", "burkholz"):
-        found = f"the construction is {ascii(value)[:60]}, expected pensia, malach or burkholz"
+def _construction(value: Any, version: int) -> str:
+    known = ("pensia", "malach", "burkholz", *(("da-cunha",) if version == BRANCHED else ()))
+    if value not in known:
+        found = f"the construction is {ascii(value)[:60]}, expected {', '.join(known[:-1])} or {known[-1]}"
         raise VerificationError("construction", found)
     return value
 

@@ -13,10 +13,10 @@ from slth_compile.checker.schema import integer, record, sequence, strict_json, 
 from slth_compile.errors import VerificationError
 
 ITEM_BYTES = {"U8": 1, "F16": 2, "BF16": 2, "F32": 4, "F64": 8}
-"""The element types this format uses, with their sizes in bytes."""
+"""The element types of networks, domains and masks, with their sizes in bytes."""
 
 MAX_HEADER_BYTES = 1 << 24
-_STORAGE = {"U8": "<u1", "F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8"}
+_STORAGE = {"U8": "<u1", "F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8", "I32": "<i4", "I64": "<i8"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -24,7 +24,7 @@ class Tensor:
     """One stored tensor; its bytes stay on disk until they are read.
 
     Attributes:
-        dtype: A key of `ITEM_BYTES`.
+        dtype: A key of `ITEM_BYTES`, `"I32"` or `"I64"`.
         shape: Its shape.
         raw: Its little-endian bytes, a one-dimensional uint8 array.
     """
@@ -49,8 +49,12 @@ def widen(stored: np.ndarray, dtype: str) -> np.ndarray:
     return stored.astype(np.float64)
 
 
-def read_safetensors(path: Path) -> Mapping[str, Tensor]:
+def read_safetensors(path: Path, sizes: Mapping[str, int] = ITEM_BYTES) -> Mapping[str, Tensor]:
     """Every tensor in a file, by name.
+
+    Args:
+        path: The file.
+        sizes: Element types that it may have, with their sizes in bytes.
 
     Raises:
         VerificationError: The header is too large or not JSON, a type is unknown, sizes and offsets disagree, or bytes
@@ -76,7 +80,7 @@ def read_safetensors(path: Path) -> Mapping[str, Tensor]:
     for name, entry in entries.items():
         where = f"tensor {name[:80]!a} of {what}"
         entry = record(entry, ("dtype", "shape", "data_offsets"), where)
-        dtype, shape, (begin, end) = _layout(entry, where, len(data))
+        dtype, shape, (begin, end) = _layout(entry, where, len(data), sizes)
         spans.append((begin, end))
         tensors[name] = Tensor(dtype, shape, data[begin:end])
     position = 0
@@ -89,16 +93,18 @@ def read_safetensors(path: Path) -> Mapping[str, Tensor]:
     return tensors
 
 
-def _layout(entry: dict, where: str, available: int) -> tuple[str, tuple[int, ...], tuple[int, int]]:
+def _layout(
+    entry: dict, where: str, available: int, item_bytes: Mapping[str, int]
+) -> tuple[str, tuple[int, ...], tuple[int, int]]:
     dtype = text(entry["dtype"], f"the dtype of {where}")
-    if dtype not in ITEM_BYTES:
-        raise VerificationError("format", f"{where} has dtype {dtype[:40]!a}, expected one of {list(ITEM_BYTES)}")
+    if dtype not in item_bytes:
+        raise VerificationError("format", f"{where} has dtype {dtype[:40]!a}, expected one of {list(item_bytes)}")
     sizes = sequence(entry["shape"], f"the shape of {where}")
     if len(sizes) > 16:
         raise VerificationError("format", f"{where} has {len(sizes)} axes, expected at most 16")
     shape = tuple(integer(n, f"a size in the shape of {where}", 0, 1 << 40) for n in sizes)
     ends = sequence(entry["data_offsets"], f"the offsets of {where}", 2)
     begin, end = (integer(n, f"an offset of {where}", 0, available) for n in ends)
-    if end - begin != math.prod(shape) * ITEM_BYTES[dtype]:
+    if end - begin != math.prod(shape) * item_bytes[dtype]:
         raise VerificationError("format", f"{where} spans {end - begin} bytes, its shape and type say otherwise")
     return dtype, shape, (begin, end)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -12,10 +12,10 @@ from slth_compile.checker.activations import largest_difference, leaky_relu, lea
 from slth_compile.checker.arithmetic import Interval, down, up
 from slth_compile.checker.backward import Place, largest, place
 from slth_compile.checker.bends import ACTIVATIONS, ENDS, NARROWED
+from slth_compile.checker.branch import Branching, Map, Start, before
 from slth_compile.checker.combined import Around, Read, around_input, behind, both, combined, limited, shortened
 from slth_compile.checker.euclidean import Norms, norms_of
 from slth_compile.checker.fold import Folded
-from slth_compile.checker.forms import Box, Form
 from slth_compile.checker.graph import Graph, Node
 from slth_compile.checker.halves import Halves, halves
 from slth_compile.checker.lines import surely
@@ -23,16 +23,17 @@ from slth_compile.checker.matrices import PairLayer
 from slth_compile.checker.noise import Noise, layer_noise, unweighted_noise
 from slth_compile.checker.operations import State, shifted, unweighted
 from slth_compile.checker.rewriting import RELUS, rewrite
+from slth_compile.checker.targets import Targets, targets_of
 from slth_compile.checker.weighted import weighted
+from slth_compile.checker.witness import Listed
 from slth_compile.errors import VerificationError
 
 _BUDGET = 1 << 22  # numbers of one array of a pass
 _ROWS = 64  # of a pass; they read neighbouring elements, which keeps boxes small
+_CASES = 512  # of a pass by cases: many of them are of one element
 _TILE = 4  # neighbours along an axis
 
 _MOVES = ("affine", "average_pool", "mean", "slice", "pad", "dilate", "reshape", "transpose", "take", "rounded")
-
-Map = Callable[..., Iterable[np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,6 +47,8 @@ class Net:
         maxima: Ends of trees of maxima, as `rewriting.Rewritten` has them.
         readers: How many nodes and outputs read each node.
         rows: Of a pass.
+        cases: Of a pass by cases.
+        targets: What is bounded, numbered.
     """
 
     graph: Graph
@@ -54,6 +57,8 @@ class Net:
     maxima: Mapping[int, tuple[Node, int]]
     readers: tuple[int, ...]
     rows: int
+    cases: int
+    targets: Targets
 
 
 def net_of(folded: Folded, layers: Mapping[int, PairLayer]) -> Net:
@@ -72,16 +77,18 @@ def net_of(folded: Folded, layers: Mapping[int, PairLayer]) -> Net:
             widest = max(widest, math.prod(size + sum(pair) for size, pair in axes))
     for position, pair in rewritten.layers.items():  # one line of positions at least is multiplied at a time
         widest = max(widest, math.prod(graph.nodes[position].shape[1:-1]) * pair.target.centre[..., 0].size)
-    rows = max(2, min(_ROWS, _BUDGET // widest))
+    rows, cases = (max(2, min(most, _BUDGET // widest)) for most in (_ROWS, _CASES))
     own = {position: halves(pair) for position, pair in rewritten.layers.items()}
     norms = {}
     for position, pair in rewritten.layers.items():
         node = graph.nodes[position]
         norms[position] = norms_of(pair, graph.nodes[node.inputs[0]].shape, math.prod(node.shape[:-1]))
-    return Net(graph, own, norms, rewritten.maxima, tuple(graph.consumers()), rows)
+    return Net(graph, own, norms, rewritten.maxima, tuple(graph.consumers()), rows, cases, targets_of(graph))
 
 
-def output_differences(net: Net, lower: np.ndarray, upper: np.ndarray, each: Map = map) -> list[Interval | None]:
+def output_differences(
+    net: Net, lower: np.ndarray, upper: np.ndarray, each: Map = map, listed: Listed | None = None
+) -> list[Interval | None]:
     """Enclosures of the difference at every output leaf over one region; None where both networks agree.
 
     Args:
@@ -89,11 +96,16 @@ def output_differences(net: Net, lower: np.ndarray, upper: np.ndarray, each: Map
         lower: Lower ends of the region, shape `(1, *shape)`.
         upper: Upper ends.
         each: Applies a function to several arguments, in order; a pool's map spreads passes over threads.
+        listed: Rows that are bounded by cases too.
 
     Raises:
-        VerificationError: No backward bound is known for an operation, or an enclosure is not finite.
+        VerificationError: No backward bound is known for an operation, an enclosure is not finite, or a unit that is
+            split is not open.
     """
-    region = _Region(net, each)
+    branching = None
+    if listed is not None and len(listed.rows):
+        branching = Branching(net.graph, net.targets, listed, Interval(lower[0], upper[0]), net.cases, each)
+    region = _Region(net, each, branching)
     with np.errstate(all="ignore"):  # what is not finite is refused, or not used as a bound
         for k, node in enumerate(net.graph.nodes):
             region.enter(k, node, State(Interval(lower, upper), None))
@@ -103,8 +115,8 @@ def output_differences(net: Net, lower: np.ndarray, upper: np.ndarray, each: Map
 class _Region:
     """Enclosures so far; of shape `(1, *shape)`."""
 
-    def __init__(self, net: Net, each: Map) -> None:
-        self.net, self.each = net, each
+    def __init__(self, net: Net, each: Map, branching: Branching | None) -> None:
+        self.net, self.each, self.branching = net, each, branching
         self.states: list[State] = []
         self.arounds: list[Around] = []
         self.places: list[Place] = []
@@ -112,16 +124,17 @@ class _Region:
 
     def enter(self, k: int, node: Node, entry: State) -> None:
         """Encloses the next node, its operand tightened before where that is worth it."""
-        between = None
+        between, numbers = None, self.net.targets
         if node.op in ACTIVATIONS or node.op in NARROWED:
             operand = node.inputs[0]
             if node.op in NARROWED or not self._is_exact(operand):
-                found = self._tightened(self.states[operand], {operand: 1.0}, everything=node.op not in RELUS)
+                number = (numbers.of_bend if node.op in ACTIVATIONS else numbers.of_output).get(k)
+                found = self._tightened(self.states[operand], {operand: 1.0}, number, node.op not in RELUS)
                 self._set(operand, found)
             between = self.states[operand] if node.op in ACTIVATIONS else None
         operands = [self.states[i] for i in node.inputs]
         if node.op == "larger":
-            between = self._tightened(_between(*operands), dict(zip(node.inputs, (1.0, -1.0), strict=True)))
+            between = self._tightened(_between(*operands), before(node), numbers.of_bend[k])
         own = self.net.layers.get(k)
         readers = max((self.net.readers[i] for i in node.inputs), default=1)
         if k == 0:
@@ -141,8 +154,10 @@ class _Region:
         self.states.append(state)
         self.arounds.append(found.around)
         self.places.append(place(node, own, operands, found, noise, between))
+        if self.branching is not None and between is not None:
+            self.branching.enter(k, noise, between)
         if k in self.net.graph.outputs and node.op not in ENDS and k:
-            self._set(k, self._tightened(state, {k: 1.0}, everything=True))
+            self._set(k, self._tightened(state, {k: 1.0}, numbers.of_output[k], everything=True))
 
     def _set(self, k: int, state: State) -> None:
         self.states[k] = state
@@ -176,57 +191,44 @@ class _Region:
         """Whether intervals are exact already: the input moved, behind one layer at most."""
         return k in self.moved or (k in self.net.layers and self.net.graph.nodes[k].inputs[0] in self.moved)
 
-    def _tightened(self, known: State, signs: Mapping[int, float], everything: bool = False) -> State:
+    def _tightened(self, known: State, signs: dict[int, float], number: int | None, everything: bool = False) -> State:
         """Enclosures of a node, or of the difference of two, cut with passes for x and then for d.
 
         Args:
             known: What is known of them.
             signs: What each node's elements are multiplied by in their sum.
+            number: Of the target that this is; None for none.
             everything: False leaves out what is surely on or off.
         """
         x, d = known
         chosen = np.ones(x.lower.shape, bool) if everything else (x.lower < 0) & (x.upper > 0)
-        x = self._cut(x, chosen, signs, "x")
+        shape = x.lower.shape[1:]
+        x = self._cut(x, chosen, Start(signs, shape, "x"), number)
         if d is not None:
             on, off = surely(x, d)
             chosen = np.ones(x.lower.shape, bool) if everything else ~(on | off)
-            d = self._cut(d, chosen & (d.lower < d.upper), signs, "d")
+            d = self._cut(d, chosen & (d.lower < d.upper), Start(signs, shape, "d"), number)
         return State(x, d)
 
-    def _cut(self, known: Interval, chosen: np.ndarray, signs: Mapping[int, float], part: str) -> Interval:
-        shape = chosen.shape[1:]
-        elements = _by_tiles(np.flatnonzero(chosen), shape)
+    def _cut(self, known: Interval, chosen: np.ndarray, start: Start, number: int | None) -> Interval:
+        elements = _by_tiles(np.flatnonzero(chosen), start.shape)
         if len(elements) == 0:
             return known
         most = self.net.rows // 2
 
-        def passes(start: int) -> np.ndarray:
+        def passes(first: int) -> np.ndarray:
             with np.errstate(all="ignore"):
-                some = elements[start : start + most]
-                box, unit = _units(some, shape)
-                forms = {}
-                for node, sign in signs.items():
-                    coefficients = sign * unit
-                    forms[node] = Form(box, *((coefficients, None) if part == "x" else (None, coefficients)))
-                return largest(self.places, forms, 2 * len(some))
+                some = np.repeat(elements[first : first + most], 2)
+                forms = start.forms(some, np.tile([1.0, -1.0], len(some) // 2))
+                return largest(self.places, forms, len(some))
 
         found = np.concatenate(list(self.each(passes, range(0, len(elements), most)))).reshape(-1, 2)
+        if self.branching is not None and number is not None:
+            found = self.branching.least(self.places, number, start, elements, found)
         lower, upper = (array.reshape(-1).copy() for array in known)
         upper[elements] = np.minimum(upper[elements], found[:, 0])
         lower[elements] = np.maximum(lower[elements], -found[:, 1])
         return Interval(lower.reshape(chosen.shape), upper.reshape(chosen.shape))
-
-
-def _units(elements: np.ndarray, shape: tuple[int, ...]) -> tuple[Box, np.ndarray]:
-    """The forms `+v_i` and `-v_i` of some elements, all channels of the box they are in."""
-    where = np.unravel_index(elements, shape) if shape else ()
-    box = tuple((int(own.min()), int(own.max()) + 1) for own in where[:-1]) + tuple((0, n) for n in shape[-1:])
-    unit = np.zeros((*(b - a for a, b in box), 2 * len(elements)))
-    inside = tuple(own - a for own, (a, _) in zip(where, box, strict=True))
-    row = np.arange(0, 2 * len(elements), 2)
-    unit[(*inside, row)] = 1.0
-    unit[(*inside, row + 1)] = -1.0
-    return box, unit
 
 
 def _by_tiles(elements: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

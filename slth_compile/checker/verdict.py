@@ -12,7 +12,7 @@ class CheckedCertificate:
 
     Attributes:
         kind: `"box"`, `"balls"` or `"points"`.
-        method: `"backward"`, `"euclidean"`, `"interval"`, `"points"` or `"exact"`.
+        method: `"branched"`, `"backward"`, `"euclidean"`, `"interval"`, `"points"` or `"exact"`.
         claimed: The bound in `certificate.json`, output units.
         recomputed: The checker's own bound, `<= claimed`; None where `quick` left it out.
         interval: Where `quick` left it out, a bound that was proved in its place, by intervals; it may be far larger.
