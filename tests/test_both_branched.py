@@ -13,7 +13,7 @@ from test_engines import checker_layers, random_errors
 from slth_compile.certificate.backward import noise
 from slth_compile.certificate.backward.engine import bound_difference_backward, bound_difference_branched
 from slth_compile.certificate.backward.rewrite import rewritten
-from slth_compile.certificate.backward.targets import SPLITTABLE, targets_of
+from slth_compile.certificate.backward.targets import targets_of
 from slth_compile.certificate.execution import FLOAT64, evaluated
 from slth_compile.certificate.witness import Witness
 from slth_compile.checker import rewriting, tighten
@@ -79,8 +79,6 @@ def test_both_number_the_same_targets(target: Target) -> None:
             continue
         net = rewritten(a[0])
         expected = targets_of(net)
-        if not all(isinstance(net.nodes[k], SPLITTABLE) for k in expected.bends):
-            continue
         found = checker_targets.targets_of(rewriting.rewrite(*b).graph)
         assert found.base.tolist() == expected.base.tolist()
         assert found.bends == len(expected.bends)

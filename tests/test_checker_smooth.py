@@ -115,7 +115,7 @@ def _turned_round(own: Callable) -> Callable:
     return lines_of
 
 
-@pytest.mark.parametrize(("name", "broken"), [("_step", _no_ends), ("activation_lines", _turned_round)])
+@pytest.mark.parametrize(("name", "broken"), [("step", _no_ends), ("activation_lines", _turned_round)])
 def test_a_missing_end_and_lines_of_the_wrong_side_are_seen(name, broken, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backward, name, broken(getattr(backward, name)))
     assert any(excess(attended, seed) > 1e-6 for seed in range(4))

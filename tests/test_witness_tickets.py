@@ -101,7 +101,7 @@ def test_a_claim_below_is_refused(ticket: Ticket, tmp_path: Path, monkeypatch: p
     with monkeypatch.context() as patch:
         patch.setattr(certificate, "backward_bounds", watched)
         verify(ticket.directory)
-    found = [leaf.reshape(-1) for leaf in seen[0]]
+    found = [leaf.upper.reshape(-1) for leaf in seen[0]]
     for factor, accepted in ((1 + 2.0**-40, True), (1 - 2.0**-30, False)):
         directory = resigned(ticket.directory, tmp_path / str(accepted), [(leaf * factor).tolist() for leaf in found])
         if accepted:
