@@ -81,7 +81,7 @@ def evaluate(
 
 def linear(node: n.Weighted, x: jax.Array, kernel: ArrayLike) -> jax.Array:
     """The node's convolution or product of a batch `x` with `kernel`, without bias."""
-    kernel = jnp.asarray(kernel).astype(x.dtype)
+    kernel = _like(kernel, x)
     if isinstance(node, n.Dense):
         return jnp.matmul(x, kernel, precision=lax.Precision.HIGHEST)
     rank = len(node.stride)
@@ -104,7 +104,7 @@ def _weighted(node: n.Weighted, x: jax.Array, weights: LayerWeights) -> jax.Arra
         y = y + linear(node, jnp.minimum(x, zero), weights.negative)
     else:
         y = linear(node, jnp.maximum(x, zero) if weights.clip else x, weights.positive)
-    return y if weights.bias is None else y + jnp.asarray(weights.bias).astype(x.dtype)
+    return y if weights.bias is None else y + _like(weights.bias, x)
 
 
 def apply_node(node: n.Node, operands: Sequence[jax.Array]) -> jax.Array:
@@ -130,7 +130,7 @@ def apply_node(node: n.Node, operands: Sequence[jax.Array]) -> jax.Array:
         case n.AveragePool():
             total = _window(x, node, 0.0, lax.add)
             counts = pool_counts(node, x.shape[1:])
-            return total / jnp.asarray(counts).astype(x.dtype)
+            return total / _like(counts, x)
         case n.Mean():
             return jnp.mean(x, tuple(a + 1 for a in node.axes))
         case n.Maximum():
@@ -194,7 +194,11 @@ def _activation(node: n.Activation, x: jax.Array) -> jax.Array:
             raise TypeError(f"no evaluation for {type(node).__name__}")
 
 
-def _like(array: ArrayLike, x: jax.Array) -> jax.Array:
+def _like(array: ArrayLike, x: jax.Array) -> jax.Array | np.ndarray:
+    if isinstance(array, np.ndarray):
+        # Outside of a program JAX would compile one for every shape that it converts.
+        with np.errstate(over="ignore"):
+            return array.astype(x.dtype, copy=False)
     return jnp.asarray(array).astype(x.dtype)
 
 

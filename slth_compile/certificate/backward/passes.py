@@ -59,7 +59,7 @@ def upper_bounds(walk: Walk, start: Start, elements: np.ndarray, samples: np.nda
     def run(first: int) -> np.ndarray:
         rows = np.minimum(np.arange(first, first + size), len(elements) - 1)
         with jax.enable_x64(True):
-            row = _Rows(*(jnp.asarray(v[rows]) for v in (places.astype(np.int32), samples.astype(np.int32), signs)))
+            row = _Rows(*(jax.device_put(v[rows]) for v in (places.astype(np.int32), samples.astype(np.int32), signs)))
             return np.asarray(_pass(walk, start, row, reaches))[: len(elements) - first]
 
     # The first chunk alone, so that nothing is compiled twice.
