@@ -26,6 +26,31 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(lambda: shutil.rmtree(os.environ.pop(CACHE), ignore_errors=True))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def initial_weights() -> Iterator[None]:
+    """Weights that flax models are born with come from NumPy: XLA takes half a second for each shape of them."""
+    import jax
+    import jax._src.random as drawn
+    import numpy as np
+
+    original = drawn.truncated_normal
+
+    def truncated_normal(
+        key: jax.Array, lower: float, upper: float, shape: tuple[int, ...] = (), dtype=float, **kwargs
+    ):
+        try:
+            is_typed = jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
+            seed = np.asarray(jax.random.key_data(key) if is_typed else key)
+        except jax.errors.TracerArrayConversionError:  # part of a program all the same
+            return original(key, lower, upper, shape, dtype, **kwargs)
+        values = np.random.default_rng(seed.astype(np.uint64)).normal(size=shape)
+        return jax.device_put(np.clip(values, lower, upper).astype(dtype))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drawn, "truncated_normal", truncated_normal)
+        yield
+
+
 @dataclasses.dataclass(frozen=True)
 class Shared:
     """What every worker of a test run uses: inputs, and the ticket made of them."""
