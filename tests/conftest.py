@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 CACHE = "JAX_COMPILATION_CACHE_DIR"
@@ -18,6 +19,10 @@ CACHE = "JAX_COMPILATION_CACHE_DIR"
 
 def pytest_configure(config: pytest.Config) -> None:
     """What XLA compiled serves all workers of a run, and the processes that tests start; see `counts`."""
+    # Nothing is to fail because the machine is slow.
+    slow = [hypothesis.HealthCheck.too_slow]
+    hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=slow)
+    hypothesis.settings.load_profile("patient")
     if "not slow" not in config.option.markexpr:
         os.environ["SLTH_EXAMPLES"] = "all"
     if CACHE not in os.environ and not hasattr(config, "workerinput"):

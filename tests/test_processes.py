@@ -84,7 +84,7 @@ def run(devices: int, processes: int, out: Path, script: str) -> list[str]:
     ]
     printed = []
     for process in started:
-        output, errors = process.communicate(timeout=120)
+        output, errors = process.communicate(timeout=600)
         assert process.returncode == 0, errors
         printed.append(output.strip().splitlines()[-1])  # before it, gloo greets
     return printed

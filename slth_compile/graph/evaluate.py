@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -194,7 +194,7 @@ def _activation(node: n.Activation, x: jax.Array) -> jax.Array:
             raise TypeError(f"no evaluation for {type(node).__name__}")
 
 
-def _like(array: ArrayLike, x: jax.Array) -> jax.Array | np.ndarray:
+def _like(array: ArrayLike, x: jax.Array) -> Any:
     if isinstance(array, np.ndarray):
         # Outside of a program JAX would compile one for every shape that it converts.
         with np.errstate(over="ignore"):
