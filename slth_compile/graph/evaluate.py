@@ -81,13 +81,13 @@ def evaluate(
 
 def linear(node: n.Weighted, x: jax.Array, kernel: ArrayLike) -> jax.Array:
     """The node's convolution or product of a batch `x` with `kernel`, without bias."""
-    kernel = _like(kernel, x)
+    factors = _like(kernel, x)
     if isinstance(node, n.Dense):
-        return jnp.matmul(x, kernel, precision=lax.Precision.HIGHEST)
+        return jnp.matmul(x, factors, precision=lax.Precision.HIGHEST)
     rank = len(node.stride)
     return lax.conv_general_dilated(
         x,
-        kernel,
+        factors,
         node.stride,
         node.padding,
         rhs_dilation=node.dilation,
