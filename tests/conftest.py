@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 CACHE = "JAX_COMPILATION_CACHE_DIR"
@@ -18,12 +19,41 @@ CACHE = "JAX_COMPILATION_CACHE_DIR"
 
 def pytest_configure(config: pytest.Config) -> None:
     """What XLA compiled serves all workers of a run, and the processes that tests start; see `counts`."""
+    # Nothing is to fail because the machine is slow.
+    slow = [hypothesis.HealthCheck.too_slow]
+    hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=slow)
+    hypothesis.settings.load_profile("patient")
     if "not slow" not in config.option.markexpr:
         os.environ["SLTH_EXAMPLES"] = "all"
     if CACHE not in os.environ and not hasattr(config, "workerinput"):
         os.environ[CACHE] = tempfile.mkdtemp(prefix="xla-")
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
         config.add_cleanup(lambda: shutil.rmtree(os.environ.pop(CACHE), ignore_errors=True))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def initial_weights() -> Iterator[None]:
+    """Weights that flax models are born with come from NumPy: XLA takes half a second for each shape of them."""
+    import jax
+    import jax._src.random as drawn
+    import numpy as np
+
+    original = drawn.truncated_normal
+
+    def truncated_normal(
+        key: jax.Array, lower: float, upper: float, shape: tuple[int, ...] = (), dtype=float, **kwargs
+    ):
+        try:
+            is_typed = jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
+            seed = np.asarray(jax.random.key_data(key) if is_typed else key)
+        except jax.errors.TracerArrayConversionError:  # part of a program all the same
+            return original(key, lower, upper, shape, dtype, **kwargs)
+        values = np.random.default_rng(seed.astype(np.uint64)).normal(size=shape)
+        return jax.device_put(np.clip(values, lower, upper).astype(dtype))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drawn, "truncated_normal", truncated_normal)
+        yield
 
 
 @dataclasses.dataclass(frozen=True)

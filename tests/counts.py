@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 
-def examples(count: int) -> int:
-    """Examples of a property: `count`, or a quarter of it where the default tests run alone."""
-    return count if os.environ.get("SLTH_EXAMPLES") == "all" else max(count // 4, 5)
+def examples(count: int, default: int | None = None) -> int:
+    """Examples of a property: `count`; where the default tests run alone `default`, or a quarter of them."""
+    if os.environ.get("SLTH_EXAMPLES") == "all":
+        return count
+    return max(count // 4, 5) if default is None else default
 
 
 def few(cases: Iterable[Any], *default: Any) -> list[Any]:

@@ -300,13 +300,13 @@ def stop_after(process: subprocess.Popen, seconds: float, number: signal.Signals
         _, errors = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
         process.send_signal(number)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=600)
     return process.returncode, errors
 
 
 def timed(process: subprocess.Popen) -> tuple[float, str, str]:
     """Seconds, stdout and stderr of a process that must end well."""
     begin = time.monotonic()
-    output, errors = process.communicate(timeout=300)
+    output, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors
     return time.monotonic() - begin, output, errors

@@ -56,7 +56,7 @@ def test_never_below_the_exact_difference_at_length(cases: st.DataObject) -> Non
 
 
 @given(st.sampled_from(NETWORKS), seeds, st.booleans(), st.booleans(), st.sampled_from([1e-1, 1e-4, 1e-12]))
-@settings(max_examples=examples(60), deadline=None)
+@settings(max_examples=examples(60, 8), deadline=None)
 def test_never_below_the_exact_difference(network, seed: int, nonnegative: bool, coarse: bool, size: float) -> None:
     rng = np.random.default_rng(seed)
     draw = drawer(rng, coarse)
@@ -90,7 +90,7 @@ def test_huge_and_tiny_weights_stay_enclosed(seed: int, nonnegative: bool) -> No
 
 
 @given(st.sampled_from(NETWORKS), seeds, st.booleans())
-@settings(max_examples=examples(30), deadline=None)
+@settings(max_examples=examples(30, 4), deadline=None)
 def test_a_point_leaves_only_rounding(network, seed: int, nonnegative: bool) -> None:
     rng = np.random.default_rng(seed)
     draw = drawer(rng, False)
@@ -145,7 +145,7 @@ def test_one_layer_over_a_box_is_tight(seed: int) -> None:
 
 
 @given(st.sampled_from(NETWORKS), seeds, st.booleans())
-@settings(max_examples=examples(40), deadline=None)
+@settings(max_examples=examples(40, 4), deadline=None)
 def test_tolerances_contain_all_errors_within_them(network, seed: int, nonnegative: bool) -> None:
     rng = np.random.default_rng(seed)
     draw = drawer(rng, False)

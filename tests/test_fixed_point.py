@@ -9,7 +9,6 @@ from typing import Any
 
 import hypothesis.strategies as st
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from exact import exact_evaluate, is_inside
@@ -43,6 +42,8 @@ def values(found: Any, head: int = 0) -> np.ndarray:
 
 # ---------------------------------------------------------------- limbs
 
+carried, signs, larger_of = limbs.program(limbs.carried, 1), limbs.program(limbs.signs), limbs.program(limbs.larger)
+
 
 @given(seeds, st.integers(1, 6), st.integers(1, 6))
 @settings(max_examples=40, deadline=None)
@@ -52,7 +53,7 @@ def test_carrying_keeps_the_value_but_for_what_it_drops(seed: int, classes: int,
     sums = rng.integers(-(2**52), 2**52, (classes, 5)).astype(np.float64)
     sums = np.where(rng.random(sums.shape) < 0.3, rng.choice([2.0**52, -(2.0**52), 2.0**19, -(2.0**19), 0.0]), sums)
     with jax.enable_x64(True):
-        found = np.asarray(limbs.carried(jnp.asarray(sums), count))
+        found = np.asarray(carried(sums, count))
     unit = Fraction(2) ** (-20 * (count - 1))
     off = values(sums) - values(found)
     assert all(abs(v) <= Fraction(3, 4) * unit for v in off) if count < classes else not off.any()
@@ -66,8 +67,7 @@ def test_signs_are_those_of_the_numbers(seed: int, count: int) -> None:
     ends = rng.choice([LARGEST_LIMB, -LARGEST_LIMB, 0.0, 0.0, 1.0, -1.0], (count, 50))
     ends[: rng.integers(count)] *= rng.random(50) < 0.5
     with jax.enable_x64(True):
-        found = np.asarray(limbs.signs(jnp.asarray(ends)))
-        larger = np.asarray(limbs.larger(jnp.asarray(ends[:, :25]), jnp.asarray(ends[:, 25:])))
+        found, larger = np.asarray(signs(ends)), np.asarray(larger_of(ends[:, :25], ends[:, 25:]))
     assert [np.sign(v) for v in found] == [(v > 0) - (v < 0) for v in values(ends)]
     exactly = values(ends)
     assert list(values(larger)) == [max(a, b) for a, b in zip(exactly[:25], exactly[25:], strict=True)]

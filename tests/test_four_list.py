@@ -196,7 +196,7 @@ def test_every_target_has_limits_from_both_neighbours() -> None:
             assert np.all(limits[window][column] >= needed)
 
 
-@pytest.mark.parametrize("samples", [512, pytest.param(8192, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("samples", [pytest.param(count, marks=pytest.mark.slow) for count in (512, 8192)])
 def test_a_cell_of_the_four_list_table_can_be_measured_again(samples: int) -> None:
     """All of it, or its first samples."""
     entry = json.loads(TABLE.read_text())["four_list"]["windows"]["34"]

@@ -24,8 +24,13 @@ def lines(model, shape=(4,), **options):
 
 
 def bound(module, shape, **options):
-    variables = jax.jit(module.init)(jax.random.key(0), jnp.ones((1, *shape)))
-    return module.bind(variables, **options)
+    return module.bind(ones(module, shape, jax.random.key(0)), **options)
+
+
+def ones(module, shape, keys):
+    """Variables of the module, for what is refused whatever they are: nothing is compiled for them."""
+    shapes = jax.eval_shape(module.init, keys, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
+    return jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes)
 
 
 class ThreeUnknown(nn.Module):
@@ -88,9 +93,7 @@ def test_linen_batch_norm_in_train_mode():
 
 def test_linen_dropout_in_train_mode():
     module = Train(0.5)
-    variables = jax.jit(module.init)(
-        {"params": jax.random.key(0), "dropout": jax.random.key(1)}, jnp.ones((1, 6, 6, 2))
-    )
+    variables = ones(module, (6, 6, 2), {"params": jax.random.key(0), "dropout": jax.random.key(1)})
     found = lines(module.bind(variables, rngs={"dropout": jax.random.key(2)}), (6, 6, 2))
     assert any("random bits" in line and "train mode" in line for line in found)
     assert "train mode" in lines(module.bind(variables), (6, 6, 2))[0]

@@ -6,10 +6,10 @@ import dataclasses
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from counts import few
+from programs import at_once
 from random_networks import ALL_NETWORKS as RANDOM
 from random_networks import drawer, random_case
 from targets import TARGETS
@@ -162,9 +162,9 @@ def test_numpy_evaluates_as_jax_does(target) -> None:
         )
         for k, (i, w) in enumerate(target_weights(graph).items())
     }
-    for used in (None, weights):
-        with jax.enable_x64(True):
-            expected = evaluate(graph, jnp.asarray(x), used)
+    with jax.enable_x64(True):
+        both = at_once(lambda x: [evaluate(graph, x, used) for used in (None, weights)], x)
+    for used, expected in zip((None, weights), both, strict=True):
         values = activations(graph, x, used)
         for i, leaf in zip(graph.outputs, expected, strict=True):
             np.testing.assert_allclose(values[i], leaf, rtol=1e-9, atol=1e-12)

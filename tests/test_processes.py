@@ -42,16 +42,18 @@ COMPILE = """
         n.Relu(inputs=(1,)),
         n.Dense(inputs=(2,), kernel=rng.normal(size=(60, 9)).astype(np.float32) / 8),
     )
-    options = dict(domain=slth.Points(np.ones((1, 20), np.float32)), window=12, attack=False)
-    found = slth.compile(Graph(nodes, (3,)), 5e-2, out=out, **options)
+    options = dict(domain=slth.Box(-1.0, 1.0), window=12, attack=False, effort="quick")
+    found = slth.compile(Graph(nodes, (3,)), 0.5, out=out, **options)
     try:
-        slth.compile(Graph(nodes, (3,)), 5e-2, out=out, **options)
+        slth.compile(Graph(nodes, (3,)), 0.5, out=out, **options)
     except SlthError as error:
         print(found.ticket_id, "then", error)
 """
 
 
-FED_BACK = COMPILE.replace("out=out", "out=out, feedback=rng.uniform(-1, 1, (50, 20))")
+FED_BACK = COMPILE.replace("out=out", "out=out, feedback=rng.uniform(-1, 1, (50, 20))").replace(
+    "slth.Box(-1.0, 1.0)", "slth.Points(np.ones((1, 20), np.float32))"
+)
 
 AGREE = """
     import numpy as np
@@ -82,7 +84,7 @@ def run(devices: int, processes: int, out: Path, script: str) -> list[str]:
     ]
     printed = []
     for process in started:
-        output, errors = process.communicate(timeout=120)
+        output, errors = process.communicate(timeout=600)
         assert process.returncode == 0, errors
         printed.append(output.strip().splitlines()[-1])  # before it, gloo greets
     return printed

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from programs import UNOPTIMISED
 from random_networks import depthwise, drawer, excited, grouped, residual, strided
 
 from slth_compile.certificate.norms import point_norms
@@ -125,11 +126,11 @@ def worst_found(graph: Graph, eta: Tolerances, signed: dict[int, bool], x: np.nd
 @functools.cache
 def _program(graph: Graph, signs: tuple[bool, ...]):
     signed = dict(zip(graph.layers, signs, strict=True))
-    return jax.jit(jax.vmap(functools.partial(_attacked, graph, signed), (0, None)))
+    return jax.jit(jax.vmap(functools.partial(_attacked, graph, signed), (0, None)), compiler_options=UNOPTIMISED)
 
 
 def _attacked(graph: Graph, signed: dict[int, bool], x: jax.Array, eta) -> jax.Array:
-    target, key = target_weights(graph), jax.random.key(0)
+    target, rng = target_weights(graph), np.random.default_rng(0)
     truth = _outputs(graph, x, target)
 
     def outputs(shares) -> jax.Array:
@@ -144,11 +145,11 @@ def _attacked(graph: Graph, signed: dict[int, bool], x: jax.Array, eta) -> jax.A
             )
         return _outputs(graph, x, weights) - truth
 
-    def start(i: int, key) -> tuple[jax.Array, ...]:
+    def start(i: int) -> tuple[np.ndarray, ...]:
         shapes = [target[i].positive.shape] * 2 + [target[i].positive.shape[-1:]]
-        return tuple(
-            jax.random.rademacher(k, s, jnp.float64) for k, s in zip(jax.random.split(key, 3), shapes, strict=True)
-        )
+        return tuple(rng.choice([-1.0, 1.0], shape) for shape in shapes)
+
+    starts = {i: start(i) for i in target}
 
     def attack(goal: jax.Array) -> jax.Array:
         def step(shares, _):
@@ -156,8 +157,7 @@ def _attacked(graph: Graph, signed: dict[int, bool], x: jax.Array, eta) -> jax.A
             (gradient,) = transpose(goal)
             return jax.tree.map(lambda g: jnp.where(g >= 0, 1.0, -1.0), gradient), jnp.abs(found).max()
 
-        shares = {i: start(i, k) for i, k in zip(target, jax.random.split(key, len(target)), strict=True)}
-        return jax.lax.scan(step, shares, length=STEPS)[1].max()
+        return jax.lax.scan(step, starts, length=STEPS)[1].max()
 
     goals = jnp.eye(truth.size)
     return jax.lax.map(attack, jnp.concatenate([goals, -goals])).max()

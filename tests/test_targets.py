@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
+from programs import at_once
 from targets import TARGETS, Target
 
 import slth_compile as slth
@@ -30,8 +31,10 @@ def test_every_stage_keeps_the_function(target: Target, tmp_path) -> None:
     graph = check(import_model(model, target.shape))
     folded = check(fold(graph))
     x = target.inputs(4)
-    _assert_close(jax.tree.leaves(model(x)) if callable(model) else evaluate(graph, x), evaluate(graph, x), 1e-5)
-    _assert_close(evaluate(graph, x), evaluate(folded, x), 1e-5)
+    own = (lambda x: jax.tree.leaves(model(x))) if callable(model) else (lambda x: evaluate(graph, x))
+    expected, plain, whole = at_once(lambda x: (own(x), evaluate(graph, x), evaluate(folded, x)), x)
+    _assert_close(expected, plain, 1e-5)
+    _assert_close(plain, whole, 1e-5)
 
     # Backward bounds of the whole table are confirmed in test_checker_backward, which takes minutes.
     effort = "normal" if target.name in BACKWARD else "quick"
@@ -41,7 +44,8 @@ def test_every_stage_keeps_the_function(target: Target, tmp_path) -> None:
     for domain, certificate in zip(out.domains, out.certificates, strict=True):
         assert certificate.bound <= target.eps
         _assert_within(out, certificate, inside(domain, target.shape))
-    _assert_close(_leaves(out(x)), _leaves(out.network(x)), 1e-4)
+    literal = out.network
+    _assert_close(_leaves(out(x)), _leaves(at_once(lambda x: literal(x), x)), 1e-4)
 
     ticket_id = out.save(tmp_path / "out")
     assert slth.verify(tmp_path / "out").ticket_id == ticket_id
@@ -85,8 +89,8 @@ def inside(domain: Domain, shape: tuple[int, ...], count: int = 16) -> np.ndarra
 
 def _assert_within(out: slth.Compiled, certificate, x: np.ndarray) -> None:
     with jax.enable_x64(True):
-        target = evaluate(out.folded, x, target_weights(out.folded))
-        ticket = evaluate(out.folded, x, out.weights)
+        sides = target_weights(out.folded), out.weights
+        target, ticket = at_once(lambda x: [evaluate(out.folded, x, weights) for weights in sides], x)
     for f, g, bound in zip(target, ticket, certificate.per_output, strict=True):
         assert f.dtype == g.dtype == np.float64
         largest = np.abs(np.asarray(f) - np.asarray(g)).max(0)

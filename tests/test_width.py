@@ -207,7 +207,8 @@ def test_weights_within_the_tolerance_need_next_to_nothing(tolerance: float) -> 
     ("window", "column", "signs"),
     [
         (8, 40, False),
-        (12, COLUMNS - 1, False),
+        (8, COLUMNS - 1, False),
+        pytest.param(12, COLUMNS - 1, False, marks=pytest.mark.slow),
         pytest.param(24, 100, False, marks=pytest.mark.slow),
         (8, COLUMNS + 3, False),
         (8, 70, True),

@@ -93,7 +93,7 @@ def attack(
         weights = tuple(
             {i: w._replace(clip=None) for i, w in weights.items()} for weights in (target_weights, ticket_weights)
         )
-        weights = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), weights)
+        weights = jax.device_put(jax.tree.map(lambda a: np.asarray(a, np.float64), weights))
         difference = jax.jit(functools.partial(_difference, graph, clips))
         if isinstance(domain, Points):
             return _best(graph, difference, weights, lower, steps=0, restarts=0, inputs=len(lower), attacked=None)

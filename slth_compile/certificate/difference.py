@@ -18,7 +18,6 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from slth_compile.certificate import enclosure as e
@@ -111,13 +110,13 @@ def bound_difference(
         return tuple(Difference(*map(np.asarray, leaf)) for leaf in leaves)
     size = min(_power_of_two(chunk_bytes // _bytes_per_region(graph)), _power_of_two(2 * regions - 1))
     with jax.enable_x64(True):
-        layers = {i: jax.tree.map(jnp.asarray, layer_arrays(graph.nodes[i], _coarse(errors[i]))) for i in graph.layers}
+        layers = {i: jax.device_put(layer_arrays(graph.nodes[i], _coarse(errors[i]))) for i in graph.layers}
 
     def chunk(start: int) -> list[list[np.ndarray]]:
         rows = np.minimum(np.arange(start, start + size), regions - 1)
         with jax.enable_x64(True):
             return jax.tree.map(
-                np.asarray, propagate(graph, layers.__getitem__, jnp.asarray(lower[rows]), jnp.asarray(upper[rows]))
+                np.asarray, propagate(graph, layers.__getitem__, *jax.device_put((lower[rows], upper[rows])))
             )
 
     # The first chunk alone, so that nothing is compiled twice.

@@ -93,7 +93,7 @@ def _promises(graph: Graph, tolerances: Mapping[int, tuple[float, float]], x: np
     elements = max(math.prod(shape) for shape in graph.shapes) * min(outputs, _ROWS)
     size = max(1, min(_BATCH, _CHUNK_BYTES // (8 * elements)))
     weights = {i: _arrays(node) for i, node in enumerate(graph.nodes)}
-    eta = {i: (jnp.float32(kernel), jnp.float32(bias)) for i, (kernel, bias) in tolerances.items()}
+    eta = {i: (np.float32(kernel), np.float32(bias)) for i, (kernel, bias) in tolerances.items()}
     program = _program(Structure(graph), start)
     bounds = []
     for first in range(0, len(x), size):
@@ -321,4 +321,4 @@ def _largest(values: jax.Array) -> jax.Array:
 
 
 def _single(values: Any) -> jax.Array:
-    return jnp.asarray(np.asarray(values, np.float32))
+    return jax.device_put(np.asarray(values, np.float32))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -81,13 +81,13 @@ def evaluate(
 
 def linear(node: n.Weighted, x: jax.Array, kernel: ArrayLike) -> jax.Array:
     """The node's convolution or product of a batch `x` with `kernel`, without bias."""
-    kernel = jnp.asarray(kernel).astype(x.dtype)
+    factors = _like(kernel, x)
     if isinstance(node, n.Dense):
-        return jnp.matmul(x, kernel, precision=lax.Precision.HIGHEST)
+        return jnp.matmul(x, factors, precision=lax.Precision.HIGHEST)
     rank = len(node.stride)
     return lax.conv_general_dilated(
         x,
-        kernel,
+        factors,
         node.stride,
         node.padding,
         rhs_dilation=node.dilation,
@@ -104,7 +104,7 @@ def _weighted(node: n.Weighted, x: jax.Array, weights: LayerWeights) -> jax.Arra
         y = y + linear(node, jnp.minimum(x, zero), weights.negative)
     else:
         y = linear(node, jnp.maximum(x, zero) if weights.clip else x, weights.positive)
-    return y if weights.bias is None else y + jnp.asarray(weights.bias).astype(x.dtype)
+    return y if weights.bias is None else y + _like(weights.bias, x)
 
 
 def apply_node(node: n.Node, operands: Sequence[jax.Array]) -> jax.Array:
@@ -130,7 +130,7 @@ def apply_node(node: n.Node, operands: Sequence[jax.Array]) -> jax.Array:
         case n.AveragePool():
             total = _window(x, node, 0.0, lax.add)
             counts = pool_counts(node, x.shape[1:])
-            return total / jnp.asarray(counts).astype(x.dtype)
+            return total / _like(counts, x)
         case n.Mean():
             return jnp.mean(x, tuple(a + 1 for a in node.axes))
         case n.Maximum():
@@ -194,7 +194,11 @@ def _activation(node: n.Activation, x: jax.Array) -> jax.Array:
             raise TypeError(f"no evaluation for {type(node).__name__}")
 
 
-def _like(array: ArrayLike, x: jax.Array) -> jax.Array:
+def _like(array: ArrayLike, x: jax.Array) -> Any:
+    if isinstance(array, np.ndarray):
+        # Outside of a program JAX would compile one for every shape that it converts.
+        with np.errstate(over="ignore"):
+            return array.astype(x.dtype, copy=False)
     return jnp.asarray(array).astype(x.dtype)
 
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -74,7 +74,8 @@ def typical_tolerances(graph: Graph, eps: float, x: np.ndarray, wider: float = 1
     """
     parts = [(i, which) for i in graph.layers for which in (0, 1) if _largest(graph, i, which)]
     total = sum(_weights(graph, i)[which].size for i, which in parts)
-    few, many = (_moved(graph, _spread(x, count)) for count in (FEW_POINTS, MANY_POINTS))
+    drawn = [_drawn(graph, draw) for draw in range(DRAWS)]
+    few, many = (_moved(graph, _spread(x, count), drawn) for count in (FEW_POINTS, MANY_POINTS))
     shaped = {}
     for i, which in parts:
         largest = _largest(graph, i, which)
@@ -108,17 +109,17 @@ def _proportional(moved: Callable[[Parts], tuple[float, float]], sizes: Parts) -
     return distance / factor
 
 
-def _moved(graph: Graph, x: np.ndarray) -> Callable[[Parts], tuple[float, float]]:
+def _moved(graph: Graph, x: np.ndarray, drawn: Sequence[Any]) -> Callable[[Parts], tuple[float, float]]:
     """A function from sizes of errors to the largest difference they make at these points, and the largest output."""
     program = _program(Structure(graph))
-    weights = {i: tuple(jnp.asarray(np.asarray(w, np.float32)) for w in _weights(graph, i)) for i in graph.layers}
+    weights = {i: jax.device_put(tuple(np.asarray(w, np.float32) for w in _weights(graph, i))) for i in graph.layers}
     # Few at a time, in batches of one size: one program.
     size = min(len(x), FEW_POINTS)
     rows = [x[np.minimum(np.arange(at, at + size), len(x) - 1)].astype(np.float32) for at in range(0, len(x), size)]
 
     def moved(sizes: Parts) -> tuple[float, float]:
-        eta = {i: (jnp.float32(sizes.get((i, 0), 0.0)), jnp.float32(sizes.get((i, 1), 0.0))) for i in graph.layers}
-        found = [program(weights, eta, jax.random.key(draw), part) for draw in range(DRAWS) for part in rows]
+        eta = {i: (np.float32(sizes.get((i, 0), 0.0)), np.float32(sizes.get((i, 1), 0.0))) for i in graph.layers}
+        found = [program(weights, eta, shares, part) for shares in drawn for part in rows]
         distances, outputs = np.asarray(found, np.float64).T
         return float(distances.max()), float(outputs.max())
 
@@ -130,13 +131,22 @@ def _program(structure: Structure) -> Callable[..., Any]:
     return jax.jit(functools.partial(_difference, structure.graph))
 
 
-def _difference(graph: Graph, weights: Any, eta: Any, key: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The largest difference that errors drawn within `eta` make, and the largest output."""
+def _drawn(graph: Graph, draw: int) -> Any:
+    """Shares of the tolerances in [-1, 1), one a weight; XLA would compile each draw apart in the large program."""
+    key = jax.random.key(draw)
+
+    def shares(i: int, which: int) -> jax.Array:
+        shape = _weights(graph, i)[which].shape
+        return jax.random.uniform(jax.random.fold_in(key, 2 * i + which), shape, minval=-1.0)
+
+    return {i: (shares(i, 0), shares(i, 1)) for i in graph.layers}
+
+
+def _difference(graph: Graph, weights: Any, eta: Any, shares: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The largest difference that errors of these shares of `eta` make, and the largest output."""
 
     def drawn(i: int, which: int) -> jax.Array:
-        own = jax.random.fold_in(key, 2 * i + which)
-        w = weights[i][which]
-        return w + eta[i][which] * jax.random.uniform(own, w.shape, w.dtype, -1.0, 1.0)
+        return weights[i][which] + eta[i][which] * shares[i][which]
 
     biased = {i: _weights(graph, i)[1].size > 0 for i in graph.layers}
     plain = {i: LayerWeights(weights[i][0], None, weights[i][1] if biased[i] else None) for i in graph.layers}

@@ -65,7 +65,7 @@ def read_entries(tensor: Tensor, elements: np.ndarray) -> np.ndarray:
     with jax.enable_x64(True):
         for start in range(0, flat.size, size):
             part = flat[start : start + size]
-            padded = jnp.asarray(np.pad(part, (0, size - part.size)))
+            padded = np.pad(part, (0, size - part.size))
             found[start : start + size] = np.asarray(_ENTRIES_AT(tensor, padded))[: part.size]
     return found.reshape(elements.shape)
 

@@ -224,10 +224,10 @@ def _simulated(
     """Subsets, their costs and whether there is one, for the weights `rows` of the sample in window `k`."""
     pad = SAMPLE - rows.size
     with jax.enable_x64(True):
-        candidates = jnp.asarray(np.pad(_drawn(window, k)[:, rows], ((0, 0), (0, pad))))
-        prices = jnp.asarray(costs.pruned), jnp.asarray(costs.kept)
-        padded = jnp.asarray(np.pad(targets, (0, pad)))
-        results = _solve_simulated(candidates, *prices, padded, jnp.int64(allowed), jnp.int64(rows.size), exact)
+        candidates = np.pad(_drawn(window, k)[:, rows], ((0, 0), (0, pad)))
+        prices = np.asarray(costs.pruned), np.asarray(costs.kept)
+        padded = np.pad(targets, (0, pad))
+        results = _solve_simulated(candidates, *prices, padded, np.int64(allowed), np.int64(rows.size), exact)
         found, cost, met = (np.asarray(x)[: rows.size] for x in results)
     return found, cost.astype(np.int64), met
 
@@ -243,7 +243,7 @@ def _drawn(window: int, k: int) -> np.ndarray:
 @functools.lru_cache(maxsize=64)
 def _simulated_contexts(window: int, k: int) -> np.ndarray:
     with jax.enable_x64(True):
-        return np.asarray(context(jnp.asarray(_drawn(window, k))))
+        return np.asarray(context(jax.device_put(_drawn(window, k))))
 
 
 @functools.partial(jax.jit, static_argnums=(6,))

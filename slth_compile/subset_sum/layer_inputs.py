@@ -11,7 +11,6 @@ import itertools
 from collections.abc import Iterator
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from slth_compile.graph.evaluate import LayerWeights, apply_node, linear
@@ -54,7 +53,7 @@ class LayerInputs:
         while self._next < position:
             node = self._graph.nodes[self._next]
             with jax.enable_x64(True):
-                operands = [jnp.asarray(self._values[j]) for j in node.inputs]
+                operands = [jax.device_put(self._values[j]) for j in node.inputs]
                 self._advance(np.asarray(apply_node(node, operands)))
         return self._values[self._graph.nodes[position].inputs[0]]
 
@@ -68,7 +67,7 @@ class LayerInputs:
         if weights.negative is not None:
             parts.append((np.minimum(x, 0), weights.negative))
         with jax.enable_x64(True):
-            y = [np.asarray(linear(node, jnp.asarray(part), on_grid(np.asarray(k), bits))) for part, k in parts]
+            y = [np.asarray(linear(node, jax.device_put(part), on_grid(np.asarray(k), bits))) for part, k in parts]
         bias = 0.0 if weights.bias is None else np.asarray(weights.bias)
         self._advance(sum(y[1:], y[0]) + bias)
 

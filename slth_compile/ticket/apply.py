@@ -47,14 +47,14 @@ def masked_sums(family: Family, mask: SubsetMask) -> np.ndarray:
     table = np.pad(table, (0, _rounded(table.size, 4) - table.size))
     batch = min(_BATCH, _rounded(subsets.size, 3))
     with jax.enable_x64(True):
-        sizes = jnp.asarray([len(family.copies), channels, features, subsets.size], jnp.int64)
-        arguments = (family.v, jnp.asarray(table), sizes)
+        sizes = np.array([len(family.copies), channels, features, subsets.size], np.int64)
+        arguments = (family.v, *jax.device_put((table, sizes)))
 
     def run(start: int) -> np.ndarray:
         parts = [a[start : start + batch] for a in (windows, subsets)]
         with jax.enable_x64(True):
-            padded = [jnp.asarray(np.pad(part, (0, batch - part.size))) for part in parts]
-            found = _kept_sums(family.gadget.window, *arguments, jnp.int64(start), *padded)
+            padded = [np.pad(part, (0, batch - part.size)) for part in parts]
+            found = _kept_sums(family.gadget.window, *arguments, np.int64(start), *padded)
             return np.asarray(found)[: parts[0].size]
 
     with ThreadPoolExecutor(_THREADS) as pool:

@@ -98,11 +98,11 @@ def candidate_contexts(family: Family) -> Contexts:
         contexts = np.empty((flat.size, family.gadget.window), np.uint8)
         # Everything is padded to powers of two, so that few shapes are ever compiled.
         with jax.enable_x64(True):
-            copies, own = (jnp.asarray(_padded(a.astype(np.int32).reshape(-1))) for a in (family.copies, family.own))
-            shape = jnp.asarray(family.weights.shape)
+            copies, own = (jax.device_put(_padded(a.astype(np.int32).reshape(-1))) for a in (family.copies, family.own))
+            shape = np.array(family.weights.shape)
             for start in range(0, flat.size, _BATCH):
                 part = slice(start, start + _BATCH)
-                weights = jnp.asarray(_padded(flat[part])), jnp.asarray(_padded(windows[part].astype(np.int32)))
+                weights = _padded(flat[part]), _padded(windows[part].astype(np.int32))
                 batch = _contexts(family.v, copies, own, shape, *weights, window=family.gadget.window)
                 contexts[part] = np.asarray(batch)[: flat[part].size]
         return contexts

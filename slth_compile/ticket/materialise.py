@@ -130,8 +130,8 @@ def network(graph: Graph, ticket: Ticket, *, dense: bool = False, compact: bool 
             u, v = _kernels(ticket, index, node, found, masks)
             if compact:
                 u, v = _compacted(u, v)
-            kernels = {"U": jnp.asarray(_full(u.T, kernel_shape(node)) if dense else u.T)}
-        kernels["V"] = jnp.asarray(hidden_kernel(node, v))
+            kernels = {"U": jax.device_put(_full(u.T, kernel_shape(node)) if dense else u.T)}
+        kernels["V"] = jax.device_put(hidden_kernel(node, v))
         variables[f"layer{index}"] = kernels | _bias_variables(ticket, index, found, masks)
         widths.append(len(v))
     wide = widened(graph, ticket.layout, nodes)
@@ -165,8 +165,8 @@ def _bias_variables(
         return {}
     u = bias_entries(ticket.source, index, layout.bias.width)[:, 0]
     return {
-        "u": jnp.asarray(np.where(u > 0, u, 0).astype(np.float32) * np.float32(2.0**-ENTRY_BITS)),
-        "v": jnp.asarray(kept_entries(found[BIAS], masks[BIAS]).reshape(layout.bias.width, -1)),
+        "u": jax.device_put(np.where(u > 0, u, 0).astype(np.float32) * np.float32(2.0**-ENTRY_BITS)),
+        "v": jax.device_put(kept_entries(found[BIAS], masks[BIAS]).reshape(layout.bias.width, -1)),
     }
 
 

@@ -15,6 +15,7 @@ import dataclasses
 import math
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -134,15 +135,15 @@ def kernels_of(layer: PairLayer) -> Kernels:
         split = np.flip(kernel, tuple(range(len(taps)))).reshape(*taps, kernel.shape[-2], groups, -1)
         # (taps, C/g, g, S/g) -> (taps, S/g, g, C/g)
         swapped = np.moveaxis(split, (-3, -1), (-1, -3)).reshape(*taps, -1, window.features)
-        return jnp.asarray(e.arranged(swapped, window))
+        return jax.device_put(e.arranged(swapped, window))
 
     return Kernels(
         turn(layer.kernel),
         turn(layer.ticket),
         turn(layer.error),
         None if layer.half is None else turn(layer.half),
-        jnp.asarray(layer.bias),
-        jnp.asarray(layer.bias_error),
+        jax.device_put(layer.bias),
+        jax.device_put(layer.bias_error),
     )
 
 

@@ -116,7 +116,7 @@ def in_chunks(
     def part(first: int) -> tuple[np.ndarray, ...]:
         index = np.minimum(np.arange(first, first + size), len(elements) - 1)
         with jax.enable_x64(True):
-            found = run(Rows(*(jnp.asarray(v[index]) for v in (places, samples, signs))), index)
+            found = run(Rows(*(jax.device_put(v[index]) for v in (places, samples, signs))), index)
             return tuple(np.asarray(array)[: len(elements) - first] for array in found)
 
     # The first chunk alone, so that nothing is compiled twice.

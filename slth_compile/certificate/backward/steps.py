@@ -65,7 +65,7 @@ def flushed_at(walk: Walk, k: int) -> Any:
     """What a row may lose between node `k` and its operands to results flushed to zero, `(samples,)`."""
     node = walk.both.net.nodes[k]
     products = fan_out(node) if isinstance(node, n.Convolution | n.Dense) else math.prod(walk.both.net.shapes[k])
-    return jnp.asarray(noises.flushed([magnitudes(*walk.pairs[i]) for i in node.inputs], products))
+    return jax.device_put(noises.flushed([magnitudes(*walk.pairs[i]) for i in node.inputs], products))
 
 
 def reach_of(pair: Pair) -> f.Reach:
@@ -83,7 +83,7 @@ def reach_of(pair: Pair) -> f.Reach:
 
 def on_device(array: np.ndarray) -> Any:
     """The array with the channels in front, as forms have them."""
-    return jnp.asarray(f.front(np.ascontiguousarray(array)))
+    return jax.device_put(f.front(np.ascontiguousarray(array)))
 
 
 def noise_on_device(noise: Noise) -> f.Pairs:
@@ -152,7 +152,7 @@ def _affine(node: n.Affine, operand: Pair) -> Back:
     shift = np.asarray(0.0 if node.shift is None else node.shift, np.float64)
     columns = [v if v.ndim == 0 else v[:, None] for v in (scale, shift)]
     noise = noise_on_device(noises.scale_noise(columns[0], columns[1], magnitudes(*operand)))
-    scale, shift = jnp.asarray(scale), jnp.asarray(shift)
+    scale, shift = jax.device_put((scale, shift))
     return lambda form, sample: _one(i, f.through_scale(form, scale, shift, noise, sample))
 
 
@@ -199,7 +199,7 @@ def _take(walk: Walk, k: int, node: Take) -> Back:
         if indices is not None:
             chosen = np.zeros((walk.both.net.shapes[i][axis], len(indices)))
             chosen[np.asarray(indices), np.arange(len(indices))] = 1
-        matrices.append(None if chosen is None else jnp.asarray(chosen))
+        matrices.append(None if chosen is None else jax.device_put(chosen))
     # In the order of forms.
     placed = (*matrices[-1:], *matrices[:-1])
     repeats = math.prod(int(np.bincount(indices).max()) for indices in node.indices if indices is not None)
@@ -212,7 +212,7 @@ def _resample(walk: Walk, k: int, node: n.Resample) -> Back:
     (i,) = node.inputs
     matrix = propagate.matrix_of(node)
     rank = len(walk.both.net.shapes[k])
-    matrices = [jnp.asarray(matrix.T) if axis == node.axis else None for axis in range(rank)]
+    matrices = [jax.device_put(matrix.T) if axis == node.axis else None for axis in range(rank)]
     size = magnitudes(*walk.pairs[i])
     parts = Pair(*(e.Interval(m, m) for m in (size.x, size.d)))
     apart = propagate.resampled(node.axis, parts, abs(matrix))

@@ -82,7 +82,7 @@ def entered(values: np.ndarray, places: Places) -> Fixed:
     """Inputs `(batch, *shape)` in fixed point."""
     limbs, off = digits(values, places)
     limbs = np.moveaxis(limbs, 1, -1)
-    return Fixed(jnp.asarray(limbs), jnp.full((*values.shape[1:], 1), off), jnp.asarray(np.abs(limbs[0]).max()))
+    return Fixed(*jax.device_put((limbs, np.full((*values.shape[1:], 1), off), np.abs(limbs[0]).max())))
 
 
 def carried(sums: Any, count: int, passes: int = 3) -> Any:

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from slth_compile.certificate import enclosure as e
+from slth_compile.certificate.activations import activations
 from slth_compile.certificate.difference import Difference, LayerErrors, layer_arrays
 from slth_compile.certificate.fixed_point.layers import ExactLayer, OutOfPlacesError, apply_layer, prepared
 from slth_compile.certificate.fixed_point.limbs import (
@@ -40,7 +41,7 @@ from slth_compile.certificate.fixed_point.operations import SUPPORTED, apply_ope
 from slth_compile.certificate.growth import growth
 from slth_compile.certificate.propagate import Operation, Pair, propagate_from
 from slth_compile.graph import nodes as n
-from slth_compile.graph.evaluate import LayerWeights, evaluate
+from slth_compile.graph.evaluate import LayerWeights
 from slth_compile.graph.graph import Graph
 from slth_compile.progress import Progress, silent
 
@@ -128,9 +129,9 @@ class _Networks(NamedTuple):
             if isinstance(node, n.Convolution | n.Dense):
                 for side, layers in zip(sides, exact, strict=True):
                     form, arrays = prepared(node, layers[i], places, len(shape))
-                    side[i] = form, jax.tree.map(jnp.asarray, arrays)
+                    side[i] = form, jax.device_put(arrays)
             else:
-                constants[i] = jax.tree.map(jnp.asarray, constants_of(node, shape, places))
+                constants[i] = jax.device_put(constants_of(node, shape, places))
         return cls(graph, places, sides, constants, errors)
 
 
@@ -168,11 +169,7 @@ def _chunk(networks: _Networks, used: Mapping[int, int], x: np.ndarray) -> tuple
                 del values[i]
     top = float(np.max([float(v.top) for i in _handed_over(graph, at) for v in values[i]]))
     known = {i: _pair(*values[i], places) for i in _handed_over(graph, at)}
-    layers = {
-        i: jax.tree.map(jnp.asarray, layer_arrays(graph.nodes[i], networks.errors[i]))
-        for i in graph.layers
-        if not at[i]
-    }
+    layers = {i: jax.device_put(layer_arrays(graph.nodes[i], networks.errors[i])) for i in graph.layers if not at[i]}
     leaves = propagate_from(graph, layers.__getitem__, known, {i for i, exact in enumerate(at) if exact})
     return [[np.asarray(end) for end in leaf] for leaf in leaves], top
 
@@ -230,9 +227,10 @@ def _points_at_once(networks: _Networks, points: int) -> int:
 
 def _first_guess(graph: Graph, exact: Exact, x: np.ndarray) -> Places:
     """Places that bring the radius about where it should be; the numbers themselves decide."""
-    outputs = [evaluate(graph, x, {i: _nearest(layer) for i, layer in side.items()}) for side in exact]
-    largest = max(float(jnp.abs(leaf).max()) for leaf in outputs[0])
-    apart = max(float(jnp.abs(a - b).max()) for a, b in zip(*outputs, strict=True))
+    sides = [activations(graph, x, {i: _nearest(layer) for i, layer in side.items()}) for side in exact]
+    outputs = [[values[i] for i in graph.outputs] for values in sides]
+    largest = max(float(np.abs(leaf).max()) for leaf in outputs[0])
+    apart = max(float(np.abs(a - b).max()) for a, b in zip(*outputs, strict=True))
     goal = CLOSENESS * max(apart, _EQUAL * largest, 2.0**-500)
     kernels = {i: np.asarray(_nearest(layer).positive) for i, layer in exact.f.items()}
     bits = growth(graph, kernels) - math.log2(goal)
