@@ -63,12 +63,12 @@ def _balls(pair: Pair, beside: Beside) -> Balls | None:
         np.where(own < WORTH * box, own, np.inf)
         for own, box in zip(beside.state[:0:-1], boxes.state[:0:-1], strict=True)
     )
-    d = jnp.asarray(d) if np.isfinite(d).any() else None
+    d = jax.device_put(d) if np.isfinite(d).any() else None
     if not np.isfinite(x).any():
         return None if d is None else Balls(d, None)
     # The sum of A_x c is off by gamma |A_x| |c|.
     off = up(norms_of(np.moveaxis(beside.centre, -1, 0).reshape(-1, size)) * gamma(2 * size + 32))
-    return Balls(d, (on_device(beside.centre), jnp.asarray(up(x + off))))
+    return Balls(d, (on_device(beside.centre), jax.device_put(up(x + off))))
 
 
 @jax.jit

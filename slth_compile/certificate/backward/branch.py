@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -109,7 +110,7 @@ class Branches:
 
         def run(leaves: Rows, index: np.ndarray) -> tuple[Any]:
             own, side = units[owner[index]].T, (pattern[index] >> np.arange(units.shape[1])[:, None]) & 1
-            sides = jnp.asarray(side)
+            sides = jax.device_put(side)
 
             def step(m: int, form: f.Form) -> Any:
                 bend = self.bends.get(m)
@@ -121,7 +122,7 @@ class Branches:
                 if not here.any():
                     return walk.back[m](form, leaves.sample)
                 known = np.where(here, bend.places[np.where(here, place, 0)], count)
-                return bend.back(form, jnp.asarray(known), sides, leaves.sample)
+                return bend.back(form, jax.device_put(known), sides, leaves.sample)
 
             passed = carried(walk, start, leaves, reaches, step)
             if passed.form is None or passed.form.x is None:

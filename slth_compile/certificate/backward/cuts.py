@@ -68,7 +68,7 @@ def box_of(walk: Walk) -> Around:
         on_device(centre),
         on_device(radius),
         on_device(sizes.x * (4 * UNIT_ROUNDOFF * noises.SPARE)),
-        jnp.asarray(noises.flushed([sizes], _PRODUCTS)),
+        jax.device_put(noises.flushed([sizes], _PRODUCTS)),
         reach_of(walk.pairs[0]),
     )
 
@@ -165,7 +165,7 @@ class Store:
         forms, values = self.forms[place, side], self.values[place, side]
         if none.any():
             forms[none], values[none] = 0.0, 0.0
-        return Cuts(jnp.asarray(forms), jnp.asarray(values))
+        return Cuts(jax.device_put(forms), jax.device_put(values))
 
 
 def empty_store(walk: Walk) -> Store:

@@ -125,7 +125,7 @@ def bend_of(walk: Walk, k: int, first: int) -> Bend:
         lines_on_device(moved, value),
         noise_on_device(noise),
         places,
-        jnp.asarray(units),
+        jax.device_put(units),
         Gaps(*map(on_device, _gaps(pair))),
     )
 
