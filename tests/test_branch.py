@@ -172,6 +172,7 @@ def test_neither_batches_nor_rows_nor_the_store_change_what_is_found(monkeypatch
     monkeypatch.setattr(engine, "TOGETHER", 3)
     monkeypatch.setattr(networks, "MOST_ROWS", 16)
     monkeypatch.setattr(cuts, "LARGEST_STORE", 16 * 6 * 20)
+    monkeypatch.setattr(branch, "MOST_LEAVES", 20)
     (parts,), same = bound_difference_branched(graph, errors, x - 0.05, x + 0.05, 2)
     for a, b in ((whole.lower, parts.lower), (whole.upper, parts.upper)):
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-15)

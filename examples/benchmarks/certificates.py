@@ -43,7 +43,8 @@ from examples.benchmarks.certificate_prototype import run_prototype
 from slth_compile.certificate.attack import attack
 from slth_compile.certificate.backward.engine import bound_difference_branched
 from slth_compile.certificate.difference import Difference
-from slth_compile.certificate.engine import Branching, depths, refuse_branching
+from slth_compile.certificate.engine import refuse_branching
+from slth_compile.certificate.witness import MOST_SPLITS
 from slth_compile.graph.evaluate import target_weights
 
 ENGINES = {
@@ -87,17 +88,20 @@ def measure_engine(case: Case, engine: Engine) -> dict[str, Any]:
     return {"bounds": bounds, "seconds": seconds, "cpu_seconds": cpu_seconds}
 
 
-def measure_branched(case: Case, branching: Branching, plain: float) -> dict[str, Any]:
-    """The same for branched bounds, the last of those that are tried; `plain` is what plain ones take a sample."""
+def measure_branched(case: Case, splits: int, effort: float | None) -> dict[str, Any]:
+    """The same for branched bounds: of `splits` units, or of as many as a second call has time for, a sample."""
     found: dict[str, Any] = {}
-    if branching.seconds is not None:
-        branching = branching._replace(seconds=branching.seconds * len(case.lower))
-    for splits in depths(branching, plain * len(case.lower)):
+    for depth in range(1, MOST_SPLITS + 1) if effort is not None else [splits] * (splits > 0):
 
-        def engine(*case: Any, splits: int = splits) -> tuple[Difference, ...]:
-            return bound_difference_branched(*case, splits).leaves
+        def engine(*case: Any, depth: int = depth) -> tuple[Difference, ...]:
+            return bound_difference_branched(*case, depth).leaves
 
-        found = measure_engine(case, engine) | {"splits": splits}
+        measured = measure_engine(case, engine) | {"splits": depth}
+        if effort is not None and measured["seconds"][-1] > effort:
+            break
+        found = measured
+        if effort is not None and 2 * measured["seconds"][-1] > effort:
+            break
     return found
 
 
@@ -121,7 +125,8 @@ def counted(case: Case, bounds: list[list[float]]) -> np.ndarray:
 def measure(
     case: Case,
     engine: Engine | None,
-    branching: Branching,
+    splits: int,
+    effort: float | None,
     prototype: Callable[[Case], dict[str, Any]] | None,
     steps: int,
 ) -> dict[str, Any]:
@@ -130,7 +135,7 @@ def measure(
     sides = {}
     if engine is not None:
         sides["ours"] = measure_engine(case, engine)
-        if tighter := measure_branched(case, branching, sides["ours"]["seconds"][-1]):
+        if tighter := measure_branched(case, splits, effort):
             sides["branched"] = tighter
     attacks = [found.setdefault("our_attack", measure_attack(case, steps))["attack"]]
     if prototype is not None:
@@ -217,7 +222,7 @@ def main(
     report = machine(cores) | {"engine": engine, "splits": splits, "effort": effort, "cases": []}
     print(", ".join(f"{key} {value}" for key, value in report.items() if key != "cases"), flush=True)
     refuse_branching(splits, effort)
-    ours, branching = engine_named(engine), Branching(splits, effort)
+    ours = engine_named(engine)
     if ours is None:
         print(f"there is no engine '{engine}' here; its columns stay empty")
     theirs = None if prototype is None else lambda case: run_prototype(case, prototype.resolve(), prototype_python)
@@ -228,7 +233,7 @@ def main(
         for name in only.split(","):
             for case in CASES[name](data, models, samples):
                 case = case.attacked(steps, starts)
-                report["cases"].append({"case": name} | measure(case, ours, branching, theirs, steps or STEPS))
+                report["cases"].append({"case": name} | measure(case, ours, splits, effort, theirs, steps or STEPS))
                 print(" | ".join(row(report["cases"][-1])), flush=True)
                 if output is not None:
                     output.write_text(json.dumps(report, indent=1))

@@ -23,6 +23,9 @@ from slth_compile.certificate.backward.targets import SPLITTABLE, Targets, row_o
 from slth_compile.certificate.backward.walk import Walk
 from slth_compile.certificate.witness import NONE, Witness, witness_of
 
+MOST_LEAVES = 2**21
+"""Leaves that are listed at a time."""
+
 
 @dataclasses.dataclass(eq=False)
 class Branches:
@@ -57,7 +60,7 @@ class Branches:
         bounds, scores, units = self._scored(walk, start, elements, samples, signs)
         units = np.where(scores > 0, units, NONE)
         chosen = np.flatnonzero((scores > 0).any(axis=1) & (bounds > -np.inf))
-        step = max(1, c.most_keys(walk) // self.splits)
+        step = max(1, min(c.most_keys(walk) // self.splits, MOST_LEAVES >> self.splits))
         for some in np.split(chosen, range(step, len(chosen), step)):
             if not len(some):
                 continue

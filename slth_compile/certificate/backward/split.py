@@ -82,7 +82,9 @@ class Bend:
         is_open = (low < 0) & (high > 0)
         zero = np.zeros_like(low)
         sides = [e.Interval(np.where(is_open, zero, low), high), e.Interval(low, np.where(is_open, zero, high))]
-        found = [_around(self.walk, self.node, Pair(y, d), self.pair) for y in sides]
+        # Threads have NumPy's own settings.
+        with np.errstate(all="ignore"):
+            found = [_around(self.walk, self.node, Pair(y, d), self.pair) for y in sides]
         planes, lines, noise = zip(*found, strict=True)
         return Cut(_stacked(lines), None if d is None else _stacked(planes), _stacked(noise))
 
