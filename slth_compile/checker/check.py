@@ -202,7 +202,7 @@ def _witnesses(
         return {}
     found = read_witness(directory / files.WITNESS, samples)
     listed = sum(len(witness.listed.rows) for witness in found.values())
-    passed.append(("witness", f"{listed} bounds by cases, on the way and of outputs, for {len(found)} of {len(domains)} domains"))
+    passed.append(("witness", f"{listed} bounds by cases, for {len(found)} of {len(domains)} domains"))
     return found
 
 
