@@ -45,7 +45,7 @@ class Seen:
                 self.nets.append(tighten.net_of(folded, layers))
                 self.domains.append(domain)
                 found = own(folded, layers, domain, **options)
-                self.bounds.append([leaf.reshape(-1).tolist() for leaf in found])
+                self.bounds.append([leaf.upper.reshape(-1).tolist() for leaf in found])
                 return found
 
             patch.setattr(certificate, "backward_bounds", watched)
