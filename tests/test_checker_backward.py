@@ -11,6 +11,7 @@ from pathlib import Path
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+from counts import examples
 from exact import difference_at, is_inside
 from hypothesis import given, settings
 from random_networks import (
@@ -95,7 +96,7 @@ def checker_differences(net: tighten.Net, lower: np.ndarray, upper: np.ndarray) 
 
 
 @given(st.sampled_from(ALL_NETWORKS), seeds, st.booleans(), st.booleans(), st.sampled_from([1e-1, 1e-4, 1e-12]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_never_below_the_exact_difference(network, seed: int, nonnegative: bool, coarse: bool, size: float) -> None:
     rng = np.random.default_rng(seed)
     draw = drawer(rng, coarse)
@@ -170,7 +171,7 @@ def test_both_engines_agree(network, nonnegative: bool, monkeypatch: pytest.Monk
 
 
 @given(seeds, st.booleans())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 def test_huge_and_tiny_weights_stay_enclosed_or_are_refused(seed: int, nonnegative: bool) -> None:
     rng = np.random.default_rng(seed)
     draw = drawer(rng, False, float(rng.choice([1e-310, 1e-200, 1e-160, 1e100, 1e160])))
