@@ -11,7 +11,7 @@ import pytest
 from counts import examples
 from exact import difference_at, is_inside
 from hypothesis import given, settings
-from random_networks import NETWORKS, Case, drawer, random_case
+from random_networks import NETWORKS, Case, drawer, random_case, residual
 from random_witness import picked
 from test_checker_backward import checker_net, pooled
 from test_difference import inputs_of, random_regions
@@ -82,6 +82,30 @@ def test_never_above_the_bound_without_a_witness(network, seed: int, coarse: boo
     for own, other in zip(outputs_of(net, lower, upper, listed), plain, strict=True):
         room = 1e-14 * (np.abs(other.upper) + np.abs(other.lower))  # enclosures are kept as centres and radii
         assert np.all(own.upper <= other.upper + room) and np.all(own.lower >= other.lower - room)
+
+
+@given(seeds, st.sampled_from([1e-1, 1e-3, 1e-9]))
+@settings(max_examples=examples(15), deadline=None)
+def test_units_whose_sign_is_known_change_nothing_for_the_worse(seed: int, radius: float) -> None:
+    """Listed among open ones: both halves have the lines of all of the interval."""
+    rng = np.random.default_rng(seed)
+    draw = drawer(rng, False)
+    case = random_case(residual(draw), rng, 1e-2, draw, False)
+    centre = rng.uniform(-1, 1, (1, *case.graph.input_shape))
+    lower, upper = centre - radius, centre + radius
+    net = checker_net(case)
+    plain = outputs_of(net, lower, upper, None)
+    base, bends = net.targets.base, net.targets.bends
+    units = np.arange(base[1])  # of the first activation
+    rows = np.arange(base[bends] * 4, base[bends + 1] * 4)  # of what comes last
+    listed = Listed(rows, np.tile(units.astype(np.int32), (len(rows), 1)))
+    found = outputs_of(net, lower, upper, listed)
+    for a, b in zip(found, plain, strict=True):
+        assert (a.upper <= b.upper).all() and (a.lower >= b.lower).all()
+    leaves = [Difference(*d, np.full_like(d.lower, -np.inf), np.full_like(d.lower, np.inf)) for d in found]
+    for x in inputs_of(rng, lower[0], upper[0]):
+        for leaf, exact in zip(leaves, difference_at(case, x), strict=True):
+            assert is_inside(leaf, 0, exact)
 
 
 def test_all_signs_are_cases() -> None:

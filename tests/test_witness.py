@@ -255,9 +255,8 @@ def test_noise_is_refused_or_proves_what_is_true(seed: int, ticket: Written, pla
         )
 
 
-def test_units_must_be_open_and_earlier(ticket: Written, plain: Seen, tmp_path: Path) -> None:
+def test_units_must_be_earlier(ticket: Written, plain: Seen, tmp_path: Path) -> None:
     targets = plain.nets[0].targets
-    own = arrays(ticket.witness)
     bend = targets.bends - 1  # a leaky relu
     row = np.array([targets.base[bend] * 4], np.int64)
     kept = {k: v for k, v in ticket.witness.items() if k.startswith("1/")}
@@ -269,21 +268,18 @@ def test_units_must_be_open_and_earlier(ticket: Written, plain: Seen, tmp_path: 
     # Of its own activation, and of the last output, which is none.
     assert fails(ticket, tmp_path / "own", with_unit(row, int(targets.base[bend]))) == "witness"
     assert fails(ticket, tmp_path / "output", with_unit(row + 4, int(targets.base[-2]))) == "witness"
-    # Open over the box, and on one side of zero in a ball.
-    ball = next(v for k, v in own.items() if k == "1/rows")
-    assert len(ball)
+
+
+def test_units_may_be_on_one_side_of_zero(ticket: Written, plain: Seen, tmp_path: Path) -> None:
+    """In a ball most are: a compiler finds some of them open that the checker does not, by a rounding."""
+    targets = plain.nets[0].targets
     last = np.array([targets.base[-1] * 4 - 1], np.int64)
-    refused = 0
+    kept = {k: v for k, v in ticket.witness.items() if k.startswith("0/")}
     for unit in range(int(targets.base[targets.bends])):
         listed = [Listed(last, np.array([[unit]], np.int32))] * plain.domains[1].samples
         changed = copy.deepcopy(ticket)
-        changed.witness = {k: v for k, v in ticket.witness.items() if k.startswith("0/")} | stored_witness(1, listed)
-        try:
-            verify(changed.save(tmp_path / str(unit)))
-        except VerificationError as error:
-            assert error.check == "witness" and "one side of zero" in str(error)
-            refused += 1
-    assert refused
+        changed.witness = kept | stored_witness(1, listed)
+        verify(changed.save(tmp_path / str(unit)))
 
 
 def test_the_file_is_covered_by_digests(ticket: Written, tmp_path: Path) -> None:

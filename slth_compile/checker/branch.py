@@ -1,9 +1,9 @@
 """Bounds by cases: for each sign that some earlier units may have, a backward pass with what that sign tells.
 
-A unit is the pre-activation y of an element of an activation with a kink at zero, open over the region. Where it is
-split, `y >= 0` in one half of the cases and `y <= 0` in the other, and every input of the region is in one of the
-cases. A case has lines and planes of the half intervals, and may add multiples of `s y >= 0` (`cuts`). The largest
-bound of all cases holds on the region.
+A unit is the pre-activation y of an element of an activation with a kink at zero. Where it is split, `y >= 0` in one
+half of the cases and `y <= 0` in the other, and every input of the region is in one of the cases. A case has lines and
+planes of the half intervals, and may add multiples of `s y >= 0` (`cuts`). The largest bound of all cases holds on the
+region.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Branching:
         elements = np.unique(listed[(listed >= first) & (listed < last)].astype(np.int64)) - first
         if len(elements) == 0:
             return
-        self._half_lines[k] = half_lines(self.graph.nodes[k], elements, first, noise, between)
+        self._half_lines[k] = half_lines(self.graph.nodes[k], elements, noise, between)
 
     def least(
         self, places: list[Place], target: int, start: Start, elements: np.ndarray, found: np.ndarray

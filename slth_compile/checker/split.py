@@ -12,13 +12,12 @@ from slth_compile.checker.forms import Form, add
 from slth_compile.checker.graph import Node
 from slth_compile.checker.noise import Noise
 from slth_compile.checker.operations import State
-from slth_compile.errors import VerificationError
 
 Pair = tuple[np.ndarray | None, np.ndarray | None]
 
 
 class HalfLines(NamedTuple):
-    """Split units of an activation: their elements, and lines over `[0, upper]` of each, then over `[lower, 0]`."""
+    """Split units of an activation: their elements, and lines where `y >= 0` of each, then where `y <= 0`."""
 
     elements: np.ndarray
     lines: Bent
@@ -32,30 +31,24 @@ class Split(NamedTuple):
     lines: np.ndarray
 
 
-def half_lines(node: Node, elements: np.ndarray, first: int, noise: Noise, between: State) -> HalfLines:
+def half_lines(node: Node, elements: np.ndarray, noise: Noise, between: State) -> HalfLines:
     """Lines for some elements of an activation.
+
+    One whose sign is known already keeps its lines in both halves: all of its interval holds in either. Whoever listed
+    it may have found it open by a rounding.
 
     Args:
         node: The operation.
         elements: Its elements, increasing.
-        first: The unit of element 0.
         noise: Its rounding.
         between: Enclosures of its pre-activation, that its own lines were made of; first axis one region.
-
-    Raises:
-        VerificationError: An element is not open: its pre-activation does not reach to both sides of zero.
     """
     x, d = (v and Interval(*(end.reshape(-1)[elements] for end in v)) for v in between)
     assert x is not None
     low, high = x
-    closed = ~((low < 0) & (high > 0))
-    if closed.any():
-        found = [float(end[closed][0]) for end in x]
-        raise VerificationError(
-            "witness", f"unit {first + elements[closed][0]} is split, and lies in {found}, on one side of zero"
-        )
-    zero = np.zeros_like(low)
-    both = State(_twice(Interval(zero, high), Interval(low, zero)), d and _twice(d, d))
+    is_open, zero = (low < 0) & (high > 0), np.zeros_like(low)
+    on, off = Interval(np.where(is_open, zero, low), high), Interval(low, np.where(is_open, zero, high))
+    both = State(_twice(on, off), d and _twice(d, d))
     charge = None
     if noise.charge is not None:
         parts = (np.broadcast_to(part[0], node.shape).reshape(-1) for part in noise.charge)

@@ -99,8 +99,7 @@ def output_differences(
         listed: Rows that are bounded by cases too.
 
     Raises:
-        VerificationError: No backward bound is known for an operation, an enclosure is not finite, or a unit that is
-            split is not open.
+        VerificationError: No backward bound is known for an operation, or an enclosure is not finite.
     """
     branching = None
     if listed is not None and len(listed.rows):
