@@ -21,6 +21,14 @@ def test_a_certificate_rounded_to_nearest_is_seen(monkeypatch: pytest.MonkeyPatc
     assert certificate.certificate_of(Enclosed((leaf,), "points"), "points", 0).bound < value
 
 
+@pytest.mark.parametrize("method", ["interval", "euclidean", "backward", "branched"])
+def test_an_output_of_rounding_alone_has_room_beside_the_largest(method: str) -> None:
+    """Two engines need not round alike what is 2^-53 of other numbers."""
+    leaf = Difference(*(np.array([[v, v * 1e-16]]) for v in (-1.0, 1.0, -1.0, 1.0)))
+    large, small = certificate.certificate_of(Enclosed((leaf,), method), "box", 0).per_output[0]
+    assert 1 < large < 1 + 1e-8 and 2.0**-41 < small < 2.0**-39
+
+
 def _line() -> tuple[Graph, dict[int, LayerErrors]]:
     graph = Graph((n.Input(shape=(1,)), n.Dense(inputs=(0,), kernel=np.ones((1, 2)))), (1,))
     error = np.array([[0.25, -0.5]])

@@ -54,6 +54,13 @@ def test_what_does_not_fit_is_refused(case: int) -> None:
         check(behind_a_layer(node))
 
 
+def test_outputs_without_names_are_refused() -> None:
+    graph = behind_a_layer(n.Relu(inputs=(1,)))
+    with pytest.raises(UnsupportedModelError, match="2 outputs and 1 names of outputs"):
+        check(Graph(graph.nodes, (1, 2)))
+    assert check(Graph(graph.nodes, (1, 2), ("a", "b"))).outputs == (1, 2)
+
+
 def test_slopes_that_are_no_numbers_are_refused() -> None:
     with pytest.raises(InputError, match="NaN or infinity"):
         check(behind_a_layer(n.Prelu(inputs=(1,), slopes=np.array([0.5, np.nan]))))

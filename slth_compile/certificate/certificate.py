@@ -25,6 +25,9 @@ _MARGINS = {engine.INTERVAL: 2.0**-32} | dict.fromkeys((engine.EUCLIDEAN, engine
 # Lines depend on how much is allowed for float32's roundings, which a checker need not do alike: seen up to 3e-4.
 _FLOAT32_MARGIN = 2.0**-8
 
+# Of the largest difference: beside it, the bound of another output may be rounding alone.
+_ROUNDING_MARGIN = 2.0**-40
+
 # Both radii of a checker are below 2^-23 of the bound.
 _EXACT_MARGIN = 2.0**-20
 
@@ -171,8 +174,8 @@ def certificate_of(enclosed: engine.Enclosed, kind: str, index: int) -> Certific
 
     Points add the width of their enclosures, which is rounding only, to the bound and take it off the lower end; exact
     points 2^-20 of the largest difference more. Regions add a relative margin, 2^-32 for intervals and 2^-30 for all
-    other methods. So a checker that rounds elsewhere confirms the numbers. All are rounded outward to ten significant
-    digits.
+    other methods, and 2^-40 of the largest difference. So a checker that rounds elsewhere confirms the numbers. All are
+    rounded outward to ten significant digits.
 
     Args:
         enclosed: What the engine found.
@@ -182,10 +185,11 @@ def certificate_of(enclosed: engine.Enclosed, kind: str, index: int) -> Certific
     points = kind == "points"
     margin = _MARGINS.get(enclosed.method, 0.0)
     ends = [np.maximum(np.abs(leaf.lower), np.abs(leaf.upper)) for leaf in enclosed.leaves]
-    allowed = _EXACT_MARGIN * max(float(end.max()) for end in ends) if enclosed.method == engine.EXACT else 0.0
+    rest = 0.0 if enclosed.method == "points" else _EXACT_MARGIN if points else _ROUNDING_MARGIN
+    allowed = rest * max(float(end.max()) for end in ends) if rest else 0.0
     per_output, lowest = [], 0.0
     for leaf, upper in zip(enclosed.leaves, ends, strict=True):
-        width = up(leaf.upper - leaf.lower) + allowed if points else up(upper * margin)
+        width = up((up(leaf.upper - leaf.lower) if points else up(upper * margin)) + allowed)
         highest = np.maximum(up(upper + width).max(axis=0), SMALLEST)
         highest = np.where(np.isnan(highest), np.inf, highest)
         per_output.append(np.vectorize(published_up, otypes=[np.float64])(highest))

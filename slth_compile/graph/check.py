@@ -20,8 +20,9 @@ def check(graph: Graph) -> Graph:
     """The same graph, found valid.
 
     Raises:
-        UnsupportedModelError: Shapes that do not fit, no weighted layer, a log-softmax that is not an output, a leaky
-            relu outside [0, 1], a clip from a larger to a smaller number, nodes nothing reads: all in one message.
+        UnsupportedModelError: Shapes that do not fit, outputs without names, no weighted layer, a log-softmax that is
+            not an output, a leaky relu outside [0, 1], a clip from a larger to a smaller number, nodes nothing reads:
+            all in one message.
         InputError: A parameter that holds NaN or infinity, or a batch norm whose variance + epsilon is not positive.
     """
     problems = _structure(graph)
@@ -75,6 +76,8 @@ def _structure(graph: Graph) -> list[str]:
     for i, node in enumerate(graph.nodes):
         if any(not 0 <= j < i for j in node.inputs) or (i > 0 and (not node.inputs or isinstance(node, n.Input))):
             return [f"node {i} '{node.name}' does not read earlier nodes only"]
+    if len(graph.output_names) != len(graph.outputs):
+        return [f"{len(graph.outputs)} outputs and {len(graph.output_names)} names of outputs; each needs one"]
     try:
         shapes = graph.shapes
     except ValueError as error:
