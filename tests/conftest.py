@@ -38,7 +38,10 @@ def initial_weights() -> Iterator[None]:
     import jax._src.random as drawn
     import numpy as np
 
-    original = drawn.truncated_normal
+    original = getattr(drawn, "truncated_normal", None)
+    if original is None:  # no name of JAX's interface; without it tests are slower, and say the same
+        yield
+        return
 
     def truncated_normal(
         key: jax.Array, lower: float, upper: float, shape: tuple[int, ...] = (), dtype=float, **kwargs
