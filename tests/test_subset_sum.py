@@ -11,6 +11,7 @@ from hypothesis.extra import numpy as hnp
 from jax import lax
 
 from slth_compile.source.dyadic import PRODUCT_BITS, masked_sum
+from slth_compile.subset_sum import problem
 from slth_compile.subset_sum.meet_in_the_middle import closest_subset
 from slth_compile.subset_sum.problem import NARROW_BITS, batch_size, chunk_size, narrowed
 
@@ -25,7 +26,7 @@ SOLVE = jax.jit(closest_subset)
 @jax.jit
 def solve_in_chunks(candidates, targets):
     """As in production, chunk by chunk."""
-    return in_chunks(closest_subset, candidates, targets, min(chunk_size(len(candidates)), targets.size))
+    return in_chunks(closest_subset, candidates, targets, min(chunk_size(len(candidates)), max(1, targets.size)))
 
 
 @jax.jit
@@ -46,13 +47,14 @@ def exhaustive(candidates, targets):
         worst = jnp.full_like(targets, jnp.iinfo(targets.dtype).max)
         return lax.fori_loop(0, 1 << (len(candidates) - half), look, worst)
 
-    return in_chunks(search, candidates, targets, min(LANES, targets.size))
+    return in_chunks(search, candidates, targets, min(LANES, max(1, targets.size)))
 
 
 def in_chunks(function, candidates, targets, size):
     n, batch = candidates.shape
+    candidates, targets = jnp.pad(candidates, ((0, 0), (0, -batch % size))), jnp.pad(targets, (0, -batch % size))
     chunks = candidates.reshape(n, -1, size).swapaxes(0, 1), targets.reshape(-1, size)
-    return lax.map(lambda chunk: function(*chunk), chunks).reshape(batch)
+    return lax.map(lambda chunk: function(*chunk), chunks).reshape(-1)[:batch]
 
 
 def padded(x, multiple=512):
@@ -209,6 +211,19 @@ def test_masked_sum_reads_candidate_i_from_bit_i():
     candidates = np.array([[1], [10], [100]])
     with jax.enable_x64(True):
         assert int(masked_sum(jnp.asarray(candidates), jnp.asarray([0b101], jnp.uint32))[0]) == 101
+
+
+@pytest.mark.parametrize("count", [0, 1, 16, 17, 40])
+def test_chunks_need_not_fill_a_batch(count):
+    x = np.arange(40, dtype=np.int32)
+    doubled = problem.in_chunks(lambda x: (x * 2,), (jnp.asarray(x),), jnp.int32(count), 16)[0]
+    solved = min(40, -(-count // 16) * 16)
+    assert np.array_equal(doubled, np.where(x < solved, 2 * x, 0))
+
+
+@pytest.mark.parametrize("window", range(2, 31))
+def test_rows_of_a_chunk_fall_into_different_sets_of_the_cache(window):
+    assert chunk_size(window) % 32 == 16
 
 
 @pytest.mark.parametrize("window", range(2, 65))

@@ -208,9 +208,10 @@ def sorted_subsets(
     """
     half = candidates.shape[1] // 2
     found = np.empty(len(targets), np.int64)
-    keys = np.empty((ROWS, 2 << half), candidates.dtype)
+    room = np.empty((ROWS, 2 << half), candidates.dtype)
     for start in range(0, len(targets), ROWS):
         x, w = candidates[start : start + ROWS], targets[start : start + ROWS]
+        keys = room[: len(w)]
         first, second = (all_sums(part) for part in (x[:, :half], x[:, half:]))
         np.left_shift(first, 2, out=keys[:, : 1 << half])
         np.subtract((4 * w + 1)[:, None], second << 2, out=keys[:, 1 << half :])

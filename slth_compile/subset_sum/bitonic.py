@@ -18,6 +18,9 @@ from slth_compile.subset_sum.one_pass import one_pass
 COLUMN = 16
 """Rows of a column: half-cleaners of four strides a pass."""
 
+LONGEST = 32
+"""Rows of the longest column: some leave the registers, which costs less than another pass."""
+
 
 def half_cleaned(rows: Sequence[jax.Array]) -> list[jax.Array]:
     """Half-cleaners of all strides: a bitonic column sorted, columns of a longer one bitonic apart."""
@@ -35,11 +38,33 @@ def cleaned(blocks: jax.Array, rows: int) -> jax.Array:
     """Bitonic blocks `(blocks, length, batch)` cleaned until `rows` rows are left in each."""
     count, length, batch = blocks.shape
     while length > rows:
-        radix = min(COLUMN, length // rows)
-        sorted_columns = one_pass(lambda *x: half_cleaned(x), columns(blocks, radix), radix)
+        radix = _radix(length // rows)
+        blocks = jnp.stack(_pass(blocks, radix), 1).reshape(count * radix, -1, batch)
         count, length = count * radix, length // radix
-        blocks = jnp.stack(sorted_columns, 1).reshape(count, length, batch)
     return blocks
+
+
+def blocked(columns: Sequence[jax.Array], rows: int) -> list[jax.Array]:
+    """Bitonic blocks `(1, length, batch)` that follow one another, cleaned until `rows` rows are left in each.
+
+    Returns:
+        Arrays `(n, rows, batch)`: entry `i` of the j-th of k is block `i k + j`.
+    """
+    if columns[0].shape[1] == rows:
+        return list(columns)
+    blocks = cleaned(jnp.concatenate(columns), LONGEST * rows)
+    radix = blocks.shape[1] // rows
+    return [x.reshape(len(blocks), rows, -1) for x in _pass(blocks, radix)]
+
+
+def _pass(blocks: jax.Array, radix: int) -> tuple[jax.Array, ...]:
+    """Half-cleaners of the first strides of each block; what they make of it, one array for each part of a block."""
+    return one_pass(lambda *x: half_cleaned(x), columns(blocks, radix), radix)
+
+
+def _radix(length: int) -> int:
+    """Rows of a column in the next pass: one pass where its columns are not too long, else the usual ones."""
+    return length if length <= LONGEST else COLUMN
 
 
 def columns(blocks: jax.Array, count: int) -> list[jax.Array]:

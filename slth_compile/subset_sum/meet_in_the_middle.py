@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from slth_compile.subset_sum.bitonic import COLUMN, cleaned, half_cleaned, parts
+from slth_compile.subset_sum.bitonic import COLUMN, blocked, half_cleaned, parts
 from slth_compile.subset_sum.half_sums import locate, negative_half
 from slth_compile.subset_sum.one_pass import materialise, one_pass
 
@@ -75,12 +75,14 @@ def _best_pair(negative_a: jax.Array, negative_c: jax.Array, goal: jax.Array) ->
         a, a_reverse, c, c_reverse = (rows[i * count : (i + 1) * count] for i in range(4))
         return half_cleaned(_keys(a, a_reverse, c, c_reverse, odd))
 
-    columns = one_pass(column, [odd, *itertools.chain(*lists)], 4 * count)
-    blocks = cleaned(jnp.stack(columns, 1).reshape(4 * count, -1, batch), _BLOCK)
-    found = one_pass(_sorted_block, [blocks[:, i] for i in range(blocks.shape[1])], 4)
-    while len(found[0]) > 1:
-        found = _joined(found)
-    return found[0][0], found[1][0]
+    sorted_columns = one_pass(column, [odd, *itertools.chain(*lists)], 4 * count)
+    blocks = blocked(sorted_columns, _BLOCK)
+    # Each array of blocks is read where it was written: one array of them all would be another trip through the cache.
+    found = [one_pass(_sorted_block, [block[:, i] for i in range(_BLOCK)], 4) for block in blocks]
+    joined = [jnp.stack(x, 1).reshape(-1, batch) for x in zip(*found, strict=True)]
+    while len(joined[0]) > 1:
+        joined = _joined(joined)
+    return joined[0][0], joined[1][0]
 
 
 def _keys(

@@ -62,18 +62,22 @@ class Table:
 
 
 def chunk_size(window: int) -> int:
-    """Problems solved side by side, so that the sorted lists of a chunk stay in the cache: a power of two."""
+    """Problems solved side by side, so that the sorted lists of a chunk stay in the cache: an odd multiple of 16.
+
+    Sixteen numbers of 32 bits are a cache line and a vector. The rows that a pass reads and writes together are powers
+    of two of rows apart: were a row a power of two of bytes, all of them would fall into one set of the cache.
+    """
     if window > MAXIMUM_WINDOW:
         return 8
-    smallest = 64 if window <= 16 else 32
-    return max(smallest, min(512, (1 << 13) >> (window + 1) // 2))
+    return 16 * (min(32, (1 << 11) >> (window + 1) // 2) | 1)
 
 
 def batch_size(window: int) -> int:
     """Problems of one dispatch, some fifty milliseconds of work; fewer cost less, and are the same program."""
+    chunk = chunk_size(window)
     if window > MAXIMUM_WINDOW:
-        return 4 * chunk_size(window)
-    return max(chunk_size(window), 1 << min(16, 24 - (window + 1) // 2))
+        return 4 * chunk
+    return chunk * max(1, (1 << min(16, 24 - (window + 1) // 2)) // chunk)
 
 
 def rounding(window: int, tolerance: float) -> float:
@@ -330,11 +334,13 @@ def in_chunks(
 
     Args:
         solve: From arrays `(size,)` to arrays `(size,)`.
-        arrays: `(batch,)`, a multiple of `size`.
+        arrays: `(batch,)`.
         count: int32.
         size: Problems a chunk.
     """
     shapes = jax.eval_shape(solve, *(jax.ShapeDtypeStruct((size,), x.dtype) for x in arrays))
+    batch = arrays[0].size
+    arrays = tuple(jnp.pad(x, (0, -batch % size)) for x in arrays)
     found = tuple(jnp.zeros(arrays[0].shape, shape.dtype) for shape in shapes)
 
     def step(chunk: jax.Array, found: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
@@ -342,7 +348,8 @@ def in_chunks(
         part = solve(*(lax.dynamic_slice(x, (start,), (size,)) for x in arrays))
         return tuple(lax.dynamic_update_slice(x, y, (start,)) for x, y in zip(found, part, strict=True))
 
-    return lax.fori_loop(jnp.int32(0), (count + (size - 1)) // size, step, found)
+    found = lax.fori_loop(jnp.int32(0), (count + (size - 1)) // size, step, found)
+    return tuple(x[:batch] for x in found)
 
 
 def integer_targets(weights: np.ndarray, gain: int, product_bits: int) -> np.ndarray:

@@ -28,7 +28,7 @@ def optimum_errors(draw: Draw, window: int, first: jax.Array, count: int) -> jax
         draw: The problems, by their number.
         window: Candidates of a problem.
         first: Number of the first problem, uint64.
-        count: A multiple of 1024.
+        count: How many.
 
     Returns:
         int64 `(count,)`, in the units of the candidates.
@@ -41,7 +41,7 @@ def optimum_errors(draw: Draw, window: int, first: jax.Array, count: int) -> jax
         candidates, targets = lax.optimization_barrier(draw(problems))
         return jnp.abs(masked_sum(candidates, closest_subset(candidates, targets)) - targets)
 
-    return lax.map(solve, jnp.arange(count // size, dtype=jnp.uint64)).reshape(-1)
+    return lax.map(solve, jnp.arange(-(-count // size), dtype=jnp.uint64)).reshape(-1)[:count]
 
 
 def products(key: Key, elements: jax.Array) -> jax.Array:
