@@ -53,7 +53,8 @@ def exhaustive(candidates, targets):
 def in_chunks(function, candidates, targets, size):
     n, batch = candidates.shape
     candidates, targets = jnp.pad(candidates, ((0, 0), (0, -batch % size))), jnp.pad(targets, (0, -batch % size))
-    chunks = candidates.reshape(n, -1, size).swapaxes(0, 1), targets.reshape(-1, size)
+    count = targets.size // size
+    chunks = candidates.reshape(n, count, size).swapaxes(0, 1), targets.reshape(count, size)
     return lax.map(lambda chunk: function(*chunk), chunks).reshape(-1)[:batch]
 
 

@@ -45,12 +45,12 @@ def cleaned(blocks: jax.Array, rows: int) -> jax.Array:
 
 
 def blocked(columns: Sequence[jax.Array], rows: int) -> list[jax.Array]:
-    """Bitonic blocks `(1, length, batch)` that follow one another, cleaned until `rows` rows are left in each.
+    """Bitonic blocks `(1, length, batch)` that follow one another, cleaned until at most `rows` rows are left in each.
 
     Returns:
         Arrays `(n, rows, batch)`: entry `i` of the j-th of k is block `i k + j`.
     """
-    if columns[0].shape[1] == rows:
+    if columns[0].shape[1] <= rows:
         return list(columns)
     blocks = cleaned(jnp.concatenate(columns), LONGEST * rows)
     radix = blocks.shape[1] // rows

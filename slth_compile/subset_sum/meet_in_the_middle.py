@@ -78,7 +78,7 @@ def _best_pair(negative_a: jax.Array, negative_c: jax.Array, goal: jax.Array) ->
     sorted_columns = one_pass(column, [odd, *itertools.chain(*lists)], 4 * count)
     blocks = blocked(sorted_columns, _BLOCK)
     # Each array of blocks is read where it was written: one array of them all would be another trip through the cache.
-    found = [one_pass(_sorted_block, [block[:, i] for i in range(_BLOCK)], 4) for block in blocks]
+    found = [one_pass(_sorted_block, [block[:, i] for i in range(block.shape[1])], 4) for block in blocks]
     joined = [jnp.stack(x, 1).reshape(-1, batch) for x in zip(*found, strict=True)]
     while len(joined[0]) > 1:
         joined = _joined(joined)
