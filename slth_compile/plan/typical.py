@@ -22,11 +22,10 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from slth_compile.errors import UnreachableError
@@ -37,7 +36,9 @@ from slth_compile.graph.graph import Graph, Structure
 SAFETY = 2.0
 """How far the largest difference seen is kept below eps."""
 
-DRAWS, FEW_POINTS, MANY_POINTS = 2, 4, 256
+FEW_DRAWS, MANY_DRAWS, FEW_POINTS, MANY_POINTS = 2, 8, 4, 64
+"""Some errors and points tell layers apart, more of them how far all layers together may go: draws differ widely."""
+
 EQUAL_SHARE = 0.25
 ZERO_SHARE = 2.0**-20
 """Of eps, for weights that are all zero."""
@@ -74,8 +75,8 @@ def typical_tolerances(graph: Graph, eps: float, x: np.ndarray, wider: float = 1
     """
     parts = [(i, which) for i in graph.layers for which in (0, 1) if _largest(graph, i, which)]
     total = sum(_weights(graph, i)[which].size for i, which in parts)
-    drawn = [_drawn(graph, draw) for draw in range(DRAWS)]
-    few, many = (_moved(graph, _spread(x, count), drawn) for count in (FEW_POINTS, MANY_POINTS))
+    few = _moved(graph, _spread(x, FEW_POINTS), FEW_DRAWS)
+    many = _moved(graph, _spread(x, MANY_POINTS), MANY_DRAWS)
     shaped = {}
     for i, which in parts:
         largest = _largest(graph, i, which)
@@ -109,51 +110,54 @@ def _proportional(moved: Callable[[Parts], tuple[float, float]], sizes: Parts) -
     return distance / factor
 
 
-def _moved(graph: Graph, x: np.ndarray, drawn: Sequence[Any]) -> Callable[[Parts], tuple[float, float]]:
+def _moved(graph: Graph, x: np.ndarray, draws: int) -> Callable[[Parts], tuple[float, float]]:
     """A function from sizes of errors to the largest difference they make at these points, and the largest output."""
     program = _program(Structure(graph))
-    weights = {i: jax.device_put(tuple(np.asarray(w, np.float32) for w in _weights(graph, i))) for i in graph.layers}
+    exact = {i: tuple(np.asarray(w, np.float32) for w in _weights(graph, i)) for i in graph.layers}
+    placed = jax.device_put(exact)
     # Few at a time, in batches of one size: one program.
     size = min(len(x), FEW_POINTS)
     rows = [x[np.minimum(np.arange(at, at + size), len(x) - 1)].astype(np.float32) for at in range(0, len(x), size)]
+    plain = [program(placed, part) for part in rows]
+    largest = float(np.max([_size(leaf) for leaves in plain for leaf in leaves]))
 
     def moved(sizes: Parts) -> tuple[float, float]:
-        eta = {i: (np.float32(sizes.get((i, 0), 0.0)), np.float32(sizes.get((i, 1), 0.0))) for i in graph.layers}
-        found = [program(weights, eta, shares, part) for shares in drawn for part in rows]
-        distances, outputs = np.asarray(found, np.float64).T
-        return float(distances.max()), float(outputs.max())
+        distances = []
+        for draw in range(draws):
+            # Layers without errors stay where they are.
+            weights = {i: list(placed[i]) for i in graph.layers}
+            for (i, which), eta in sizes.items():
+                error = np.float32(eta) * _shares(exact[i][which].shape, draw, i, which)
+                weights[i][which] = jax.device_put(exact[i][which] + error)
+            found = [program({i: tuple(pair) for i, pair in weights.items()}, part) for part in rows]
+            pairs = [pair for leaves in zip(plain, found, strict=True) for pair in zip(*leaves, strict=True)]
+            with np.errstate(invalid="ignore"):  # errors too large are not finite, and smaller ones are tried
+                distances += [_size(np.asarray(a) - np.asarray(b)) for a, b in pairs]
+        return float(np.max(distances)), largest
 
     return moved
 
 
+def _size(leaf: Any) -> float:
+    return float(np.abs(np.asarray(leaf)).max(initial=0.0))
+
+
 @functools.lru_cache(maxsize=8)
 def _program(structure: Structure) -> Callable[..., Any]:
-    return jax.jit(functools.partial(_difference, structure.graph))
-
-
-def _drawn(graph: Graph, draw: int) -> Any:
-    """Shares of the tolerances in [-1, 1), one a weight; XLA would compile each draw apart in the large program."""
-    key = jax.random.key(draw)
-
-    def shares(i: int, which: int) -> jax.Array:
-        shape = _weights(graph, i)[which].shape
-        return jax.random.uniform(jax.random.fold_in(key, 2 * i + which), shape, minval=-1.0)
-
-    return {i: (shares(i, 0), shares(i, 1)) for i in graph.layers}
-
-
-def _difference(graph: Graph, weights: Any, eta: Any, shares: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The largest difference that errors of these shares of `eta` make, and the largest output."""
-
-    def drawn(i: int, which: int) -> jax.Array:
-        return weights[i][which] + eta[i][which] * shares[i][which]
-
+    graph = structure.graph
     biased = {i: _weights(graph, i)[1].size > 0 for i in graph.layers}
-    plain = {i: LayerWeights(weights[i][0], None, weights[i][1] if biased[i] else None) for i in graph.layers}
-    moved = {i: LayerWeights(drawn(i, 0), None, drawn(i, 1) if biased[i] else None) for i in graph.layers}
-    pairs = list(zip(evaluate(graph, x, plain), evaluate(graph, x, moved), strict=True))
-    distance = jnp.max(jnp.stack([jnp.max(jnp.abs(a - b)) for a, b in pairs]))
-    return distance, jnp.max(jnp.stack([jnp.max(jnp.abs(a)) for a, _ in pairs]))
+
+    def outputs(weights: Any, x: jax.Array) -> tuple[jax.Array, ...]:
+        layers = {i: LayerWeights(w, None, b if biased[i] else None) for i, (w, b) in weights.items()}
+        return evaluate(graph, x, layers)
+
+    return jax.jit(outputs)
+
+
+def _shares(shape: tuple[int, ...], draw: int, position: int, which: int) -> np.ndarray:
+    """Shares of the tolerances in [-1, 1), one a weight."""
+    generator = np.random.Generator(np.random.Philox(key=[draw, 2 * position + which]))
+    return 2 * generator.random(shape, np.float32) - 1
 
 
 def _weights(graph: Graph, position: int) -> tuple[np.ndarray, np.ndarray]:
