@@ -70,12 +70,16 @@ def digits(values: np.ndarray, places: Places) -> tuple[np.ndarray, float]:
 
     Every difference is exact: what is subtracted are the leading bits.
     """
-    found, rest = [], np.asarray(values, np.float64)
+    rest = np.asarray(values, np.float64)
+    found, off = np.zeros((places.limbs, *rest.shape)), float(np.abs(rest).max(initial=0.0))
     for limb in range(places.limbs):
+        if off == 0:
+            break
         scale = places.scale(limb)
-        found.append(np.rint(rest / scale))
-        rest = rest - found[-1] * scale
-    return np.stack(found), float(np.abs(rest).max(initial=0.0))
+        np.rint(rest / scale, out=found[limb])
+        rest = rest - found[limb] * scale
+        off = float(np.abs(rest).max(initial=0.0))
+    return found, off
 
 
 def entered(values: np.ndarray, places: Places) -> Fixed:
@@ -96,10 +100,13 @@ def carried(sums: Any, count: int, passes: int = 3) -> Any:
         count: Limbs to keep, at most as many as there are significances.
         passes: How often carries move.
     """
-    for _ in range(passes):
+
+    # A loop: written out, a pass would be fused into its readers and done again for each of them.
+    def one(_: Any, sums: Any) -> Any:
         carry = jnp.round(sums[1:] * (1 / _BASE))
-        sums = sums - _shifted(carry * _BASE, 1, 0) + _shifted(carry, 0, 1)
-    return sums[:count]
+        return sums - _shifted(carry * _BASE, 1, 0) + _shifted(carry, 0, 1)
+
+    return lax.fori_loop(0, passes, one, sums)[:count]
 
 
 def signs(limbs: Any) -> Any:

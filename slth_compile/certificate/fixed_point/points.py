@@ -25,7 +25,14 @@ import numpy as np
 from slth_compile.certificate import enclosure as e
 from slth_compile.certificate.activations import activations
 from slth_compile.certificate.difference import Difference, LayerErrors, layer_arrays
-from slth_compile.certificate.fixed_point.layers import ExactLayer, OutOfPlacesError, apply_layer, prepared
+from slth_compile.certificate.fixed_point.layers import (
+    Arrays,
+    ExactLayer,
+    Form,
+    OutOfPlacesError,
+    apply_layer,
+    prepared,
+)
 from slth_compile.certificate.fixed_point.limbs import (
     ABOVE,
     BITS,
@@ -116,26 +123,31 @@ class _Networks(NamedTuple):
 
     graph: Graph
     places: Places
-    layers: tuple[dict[int, Any], dict[int, Any]]
+    layers: tuple[dict[int, tuple[Form, Arrays]], dict[int, tuple[Form, Arrays]]]
     constants: dict[int, Any]
     errors: Mapping[int, LayerErrors]
 
     @classmethod
     def of(cls, graph: Graph, exact: Exact, errors: Mapping[int, LayerErrors], places: Places) -> _Networks:
         at = is_exact_at(graph)
-        sides: tuple[dict[int, Any], dict[int, Any]] = ({}, {})
-        constants = {}
-        for i, node in enumerate(graph.nodes):
-            if not at[i] or i == 0:
-                continue
-            shape = graph.shapes[node.inputs[0]]
-            if isinstance(node, n.Convolution | n.Dense):
-                for side, layers in zip(sides, exact, strict=True):
-                    form, arrays = prepared(node, layers[i], places, len(shape))
-                    side[i] = form, jax.device_put(arrays)
-            else:
-                constants[i] = jax.device_put(constants_of(node, shape, places))
-        return cls(graph, places, sides, constants, errors)
+        inside = [(i, node, graph.shapes[node.inputs[0]]) for i, node in enumerate(graph.nodes) if i and at[i]]
+        constants = {
+            i: jax.device_put(constants_of(node, shape, places))
+            for i, node, shape in inside
+            if not isinstance(node, n.Convolution | n.Dense)
+        }
+
+        weighted = [(i, node, len(shape)) for i, node, shape in inside if isinstance(node, n.Convolution | n.Dense)]
+
+        def layer(node: n.Weighted, own: ExactLayer, rank: int) -> tuple[Form, Arrays]:
+            form, arrays = prepared(node, own, places, rank)
+            with jax.enable_x64(True):
+                return form, jax.device_put(arrays)
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            tasks = [{i: pool.submit(layer, node, side[i], rank) for i, node, rank in weighted} for side in exact]
+        f, g = ({i: task.result() for i, task in side.items()} for side in tasks)
+        return cls(graph, places, (f, g), constants, errors)
 
 
 def _used(graph: Graph) -> dict[int, int]:
@@ -177,12 +189,13 @@ def _chunk(networks: _Networks, used: Mapping[int, int], x: np.ndarray) -> tuple
     return [[np.asarray(end) for end in leaf] for leaf in leaves], top
 
 
-def _side_by_side(forms: Sequence[Any], operands: tuple[Fixed, Fixed], places: Places) -> list[Fixed]:
+def _side_by_side(forms: Sequence[tuple[Form, Arrays]], operands: tuple[Fixed, Fixed], places: Places) -> list[Fixed]:
     """A layer of both networks at once: their programs differ, and each takes about a second to compile."""
 
-    def side(form: Any, operand: Fixed) -> Fixed:
+    def side(own: tuple[Form, Arrays], operand: Fixed) -> Fixed:
+        form, arrays = own
         with jax.enable_x64(True):
-            return apply_layer(form[0], places, operand, form[1])
+            return apply_layer(form, places, operand, arrays)
 
     with ThreadPoolExecutor(THREADS) as pool:
         return list(pool.map(side, forms, operands))
