@@ -148,7 +148,7 @@ def certify_enclosed(
         branching: Likewise; float32 goes without.
     """
     with np.errstate(all="ignore"):
-        in_float64, in_float32 = (evaluated(graph, errors, format) for format in (FLOAT64, FLOAT32))
+        in_float64 = evaluated(graph, errors, FLOAT64)
     both = in_float64 or (graph, errors)
     if isinstance(domain, Points) and effort != engine.QUICK and not engine.is_telling(*both, domain.regions()[0]):
         # What float64 may round says more about float64 than about the networks.
@@ -157,6 +157,8 @@ def certify_enclosed(
     options: dict[str, Any] = {"effort": effort, "branching": branching}
     enclosed = engine.enclose(*both, domain.regions(), domain.kind, **options, progress=progress)
     float32 = None
+    with np.errstate(all="ignore"):
+        in_float32 = evaluated(graph, errors, FLOAT32)
     if in_float32 is not None:
         inputs = widened(domain.regions(), FLOAT32)
         # A checker bounds both by the one method that is stated.

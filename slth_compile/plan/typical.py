@@ -23,6 +23,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -122,8 +123,7 @@ def _moved(graph: Graph, x: np.ndarray, draws: int) -> Callable[[Parts], tuple[f
     largest = float(np.max([_size(leaf) for leaves in plain for leaf in leaves]))
 
     def moved(sizes: Parts) -> tuple[float, float]:
-        distances = []
-        for draw in range(draws):
+        def distances(draw: int) -> list[float]:
             # Layers without errors stay where they are.
             weights = {i: list(placed[i]) for i in graph.layers}
             for (i, which), eta in sizes.items():
@@ -132,8 +132,11 @@ def _moved(graph: Graph, x: np.ndarray, draws: int) -> Callable[[Parts], tuple[f
             found = [program({i: tuple(pair) for i, pair in weights.items()}, part) for part in rows]
             pairs = [pair for leaves in zip(plain, found, strict=True) for pair in zip(*leaves, strict=True)]
             with np.errstate(invalid="ignore"):  # errors too large are not finite, and smaller ones are tried
-                distances += [_size(np.asarray(a) - np.asarray(b)) for a, b in pairs]
-        return float(np.max(distances)), largest
+                return [_size(np.asarray(a) - np.asarray(b)) for a, b in pairs]
+
+        # Errors are drawn while the network of others runs.
+        with ThreadPoolExecutor(2) as pool:
+            return float(np.max(list(pool.map(distances, range(draws))))), largest
 
     return moved
 

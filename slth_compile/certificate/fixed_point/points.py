@@ -257,8 +257,13 @@ def _points_at_once(networks: _Networks, points: int) -> int:
 
 def _first_guess(graph: Graph, exact: Exact, x: np.ndarray) -> Places:
     """Places that bring the radius about where it should be; the numbers themselves decide."""
-    sides = [activations(graph, x, {i: _nearest(layer) for i, layer in side.items()}) for side in exact]
-    outputs = [[values[i] for i in graph.outputs] for values in sides]
+
+    def outputs_of(side: Mapping[int, ExactLayer]) -> list[np.ndarray]:
+        values = activations(graph, x, {i: _nearest(layer) for i, layer in side.items()})
+        return [values[i] for i in graph.outputs]
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        outputs = list(pool.map(outputs_of, exact))
     largest = max(float(np.abs(leaf).max()) for leaf in outputs[0])
     apart = max(float(np.abs(a - b).max()) for a, b in zip(*outputs, strict=True))
     goal = CLOSENESS * max(apart, _EQUAL * largest, 2.0**-500)
