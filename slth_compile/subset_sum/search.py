@@ -27,6 +27,8 @@ Progress = Callable[[int], None]
 
 _FEW = 1 << 14
 _SHARES = 16
+_BLOCK = 1 << 21
+"""Weights settled at a time: arrays of more are fetched from the system, page by page, whenever one is made."""
 
 
 class Search:
@@ -66,7 +68,9 @@ class Search:
         One within the tolerance of zero never looks past the first window; one that no window meets keeps the best
         subset seen.
         """
-        self._look(flat, self.family.weights.reshape(-1)[flat], None)
+        for start in range(0, flat.size, _BLOCK):
+            part = flat[start : start + _BLOCK]
+            self._look(part, self.family.weights.reshape(-1)[part], None)
 
     def settle_shifted(self, flat: np.ndarray, shift: np.ndarray, near: float) -> None:
         """The subset closest to `weight + shift` of those that meet the tolerance of the weight itself.
