@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping
 
@@ -134,6 +135,7 @@ class _Region:
         operands = [self.states[i] for i in node.inputs]
         if node.op == "larger":
             between = self._tightened(_between(*operands), before(node), numbers.of_bend[k])
+        among = self._among(node) if node.op == "largest" else None
         own = self.net.layers.get(k)
         readers = max((self.net.readers[i] for i in node.inputs), default=1)
         if k == 0:
@@ -152,11 +154,18 @@ class _Region:
         state = found.state
         self.states.append(state)
         self.arounds.append(found.around)
-        self.places.append(place(node, own, operands, found, noise, between))
+        self.places.append(place(node, own, operands, found, noise, between, among))
         if self.branching is not None and between is not None:
             self.branching.enter(k, noise, between)
         if k in self.net.graph.outputs and node.op not in ENDS and k:
             self._set(k, self._tightened(state, {k: 1.0}, numbers.of_output[k], everything=True))
+
+    def _among(self, node: Node) -> dict[tuple[int, int], State]:
+        """The difference of every two operands of a maximum, by their places."""
+        found = {}
+        for (i, a), (j, b) in itertools.combinations(enumerate(node.inputs), 2):
+            found[i, j] = self._tightened(_between(self.states[a], self.states[b]), {a: 1.0, b: -1.0}, None)
+        return found
 
     def _set(self, k: int, state: State) -> None:
         self.states[k] = state
@@ -257,6 +266,8 @@ def _image(node: Node, operands: list[State], between: State | None) -> State:
     """The forward step of an operation without weights."""
     if node.op == "larger" and between is not None:
         return _larger(operands, between)
+    if node.op == "largest":
+        return _largest(operands)
     if node.op == "take":
         where = (slice(None), *np.ix_(*node.fields["indices"]))
         x, d = (v and Interval(*(array[where] for array in v)) for v in operands[0])
@@ -267,12 +278,25 @@ def _image(node: Node, operands: list[State], between: State | None) -> State:
 
 def _larger(operands: list[State], between: State) -> State:
     """`max(a, b)` in both networks, and as `relu(a - b) + b` from a tightened difference."""
-    (a, da), (b, db) = operands
-    largest_x = Interval(np.maximum(a.lower, b.lower), np.maximum(a.upper, b.upper))
+    _, (b, db) = operands
+    largest_x, change = _largest(operands)
     x = _met(largest_x, shifted(leaky_relu(between.x, 0.0), b))
-    if da is None or db is None or between.d is None:
+    if change is None or db is None or between.d is None:
         return State(x, None)
-    z = [shifted(a, da), shifted(b, db)]
-    both = [Interval(*(np.stack(ends) for ends in zip(*pair, strict=True))) for pair in ((a, b), z, (da, db))]
-    change = largest_difference(both[0].lower, both[0].upper, both[1], both[2], 0)
     return State(x, _met(change, shifted(leaky_relu_difference(between.x, between.d, 0.0), db)))
+
+
+def _largest(operands: list[State]) -> State:
+    """The maximum of several nodes in both networks, by what is known of each of them."""
+    x = _stacked([state.x for state in operands])
+    changes = [state.d for state in operands if state.d is not None]
+    found = Interval(x.lower.max(axis=0), x.upper.max(axis=0))
+    if len(changes) < len(operands):
+        return State(found, None)
+    z = _stacked([shifted(state.x, d) for state, d in zip(operands, changes, strict=True)])
+    return State(found, largest_difference(x.lower, x.upper, z, _stacked(changes), 0))
+
+
+def _stacked(intervals: list[Interval]) -> Interval:
+    lower, upper = zip(*intervals, strict=True)
+    return Interval(np.stack(lower), np.stack(upper))

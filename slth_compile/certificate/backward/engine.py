@@ -7,6 +7,7 @@ it reads. Enclosures of the two networks apart would not shrink with their error
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -21,7 +22,7 @@ from slth_compile.certificate.backward.images import difference_of
 from slth_compile.certificate.backward.joined import enclose_node
 from slth_compile.certificate.backward.networks import networks_of
 from slth_compile.certificate.backward.passes import Start, upper_bounds
-from slth_compile.certificate.backward.rewrite import Larger, Take
+from slth_compile.certificate.backward.rewrite import Larger, Largest, Take
 from slth_compile.certificate.backward.steps import flushed_at, step_back
 from slth_compile.certificate.backward.walk import ACTIVATIONS, STOPS, Walk, walk_from
 from slth_compile.certificate.difference import Difference, LayerErrors
@@ -134,9 +135,10 @@ def _enter(walk: Walk, k: int) -> None:
     net = walk.both.net
     node = net.nodes[k]
     if isinstance(node, Larger):
-        walk.between[k] = _tightened(
-            walk, Start(k, True, False, k), difference_of([walk.pairs[i] for i in node.inputs])
-        )
+        walk.between[k] = _apart(walk, k, *node.inputs)
+    elif isinstance(node, Largest):
+        places = itertools.combinations(range(len(node.inputs)), 2)
+        walk.among[k] = {(i, j): _apart(walk, k, node.inputs[i], node.inputs[j]) for i, j in places}
     elif isinstance(node, ACTIVATIONS) and not _is_exact(walk, node.inputs[0]):
         everything = not isinstance(node, n.Relu | n.LeakyRelu)
         _tighten(walk, node.inputs[0], k, everything)
@@ -158,8 +160,13 @@ def _is_exact(walk: Walk, k: int) -> bool:
     return k in walk.plain or (isinstance(node, n.Convolution | n.Dense) and node.inputs[0] in walk.plain)
 
 
+def _apart(walk: Walk, reader: int, first: int, second: int) -> Pair:
+    """Enclosures of the difference of two operands of a maximum."""
+    return _tightened(walk, Start(first, second, False, reader), difference_of([walk.pairs[first], walk.pairs[second]]))
+
+
 def _tighten(walk: Walk, k: int, reader: int, everything: bool) -> None:
-    walk.pairs[k] = _tightened(walk, Start(k, False, False, reader), walk.pairs[k], everything)
+    walk.pairs[k] = _tightened(walk, Start(k, None, False, reader), walk.pairs[k], everything)
     walk.besides[k] = within(walk.besides[k], walk.pairs[k])
 
 

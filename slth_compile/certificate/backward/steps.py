@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -13,6 +14,7 @@ from slth_compile.certificate import enclosure as e
 from slth_compile.certificate import lines as smooth
 from slth_compile.certificate import propagate
 from slth_compile.certificate.backward import forms as f
+from slth_compile.certificate.backward import maxima
 from slth_compile.certificate.backward import noise as noises
 from slth_compile.certificate.backward.layers import fan_out, geometry_of
 from slth_compile.certificate.backward.lines import (
@@ -23,7 +25,7 @@ from slth_compile.certificate.backward.lines import (
     magnitude_lines,
 )
 from slth_compile.certificate.backward.noise import Magnitudes, Noise, magnitudes
-from slth_compile.certificate.backward.rewrite import Larger, Take
+from slth_compile.certificate.backward.rewrite import Larger, Largest, Take
 from slth_compile.certificate.backward.walk import ACTIVATIONS, STOPS, Back, Walk
 from slth_compile.certificate.propagate import Pair
 from slth_compile.certificate.rounded import Rounded, absolute_column, moved_by
@@ -41,6 +43,8 @@ def step_back(walk: Walk, k: int) -> Back:
             return _layer(walk, k, node)
         case Larger():
             return _larger(walk, k, node)
+        case Largest():
+            return _largest(walk, k, node)
         case Rounded():
             return _rounded(walk, node, operands[0])
         case n.Affine():
@@ -144,6 +148,27 @@ def _larger(walk: Walk, k: int, node: Larger) -> Back:
         return [(first, walk.kept(a, first)), (second, walk.kept(b, second))], value
 
     return back
+
+
+def _largest(walk: Walk, k: int, node: Largest) -> Back:
+    operands = [walk.pairs[i] for i in node.inputs]
+    value, moved = maxima.planes_of(operands, walk.among[k])
+    bent = noises.maximum_noise(moved, value, [magnitudes(*pair) for pair in operands])
+    weighed = noises.sum_noise(summed(walk, k), 2)
+    noise = noise_on_device(Noise(*(up(a + b) for a, b in zip(bent, weighed, strict=True))))
+    planes = f.Pairs(*(None if v is None else _placed(v) for v in (moved, value)))
+
+    def back(form: f.Form, sample: Any) -> Any:
+        parts, constant = f.through_maximum(form, planes, noise, sample)
+        return [(i, walk.kept(part, i)) for i, part in zip(node.inputs, parts, strict=True)], constant
+
+    return back
+
+
+def _placed(planes: maxima.Planes) -> maxima.Planes:
+    """The planes on the device, weights as one array an operand."""
+    upper, lower = (tuple(map(on_device, weights)) for weights in (planes.upper, planes.lower))
+    return maxima.Planes(upper, on_device(planes.upper_intercept), lower, on_device(planes.lower_intercept))
 
 
 def _affine(node: n.Affine, operand: Pair) -> Back:
@@ -258,9 +283,9 @@ def _linear_map(node: n.Node, shape: tuple[int, ...]) -> tuple[f.Linear, int]:
 
 
 def summed(walk: Walk, k: int) -> Magnitudes:
-    """Magnitudes of both operands and of the result of node `k`, added up."""
+    """Magnitudes of all operands and of the result of node `k`, added up."""
     parts = [magnitudes(*walk.pairs[i]) for i in (*walk.both.net.nodes[k].inputs, k)]
-    return Magnitudes(*(up(up(a + b) + c) for a, b, c in zip(*parts, strict=True)))
+    return Magnitudes(*(functools.reduce(lambda a, b: up(a + b), sizes) for sizes in zip(*parts, strict=True)))
 
 
 def lines_on_device(d: Planes | None, x: Lines) -> f.Pairs:
