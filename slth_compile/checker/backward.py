@@ -70,6 +70,7 @@ class Place:
         lines: Of an activation in y, of a signed layer in z; None for nothing.
         planes: Of an activation over y and d; None where d is.
         weighted: Of a maximum of several nodes over their x and over their d; None for nothing.
+        around: Of a relu behind such a maximum, the place from which forms go straight to what it is taken of.
         shapes: Of its operands.
         has_d: Whether the operands differ between both networks.
     """
@@ -83,6 +84,7 @@ class Place:
     lines: Lines | None
     planes: Planes | None
     weighted: tuple[Weighted | None, Weighted | None]
+    around: Place | None
     shapes: tuple[tuple[int, ...], ...]
     has_d: tuple[bool, ...]
 
@@ -99,6 +101,7 @@ def place(
     noise: Noise,
     between: State | None = None,
     among: Pairs | None = None,
+    around: Place | None = None,
 ) -> Place:
     """A node, ready for passes.
 
@@ -110,6 +113,7 @@ def place(
         noise: Its rounding.
         between: Enclosures of what an activation is applied to: its operand, or the difference of two.
         among: Of a maximum of several nodes, enclosures of the differences of every two.
+        around: See `Place`.
     """
     charge = None
     if noise.charge is not None:
@@ -136,8 +140,27 @@ def place(
         lines=lines,
         planes=planes,
         weighted=(None, None) if among is None else planes_of_maximum(operands, among),
+        around=around,
         shapes=tuple(operand.x.lower.shape[1:] for operand in operands),
         has_d=tuple(operand.d is not None for operand in operands),
+    )
+
+
+def behind_maximum(maximum: Place, operands: list[State], top: State, noise: Noise, among: Pairs) -> Place:
+    """A relu together with the maximum before it.
+
+    Args:
+        maximum: The maximum's place.
+        operands: Enclosures of what it is taken of.
+        top: Enclosures of the maximum.
+        noise: Its rounding.
+        among: Enclosures of the differences of every two operands, and of every one and zero.
+    """
+    assert noise.charge is not None
+    charge_x, charge_d = (room(np.broadcast_to(part[0], maximum.node.shape)) for part in noise.charge)
+    weighted = planes_of_maximum(operands, among, top)
+    return dataclasses.replace(
+        maximum, charge=(charge_x, charge_d), flushed=noise.flushed, weighted=weighted, around=None
     )
 
 
@@ -204,6 +227,8 @@ def amount(places: list[Place], forms: dict[int, Form], value: np.ndarray) -> np
 
 def step(here: Place, form: Form, forms: dict[int, Form]) -> np.ndarray:
     """Moves a form to the node's operands; returns what it leaves behind, rounded up."""
+    if here.around is not None:
+        return step(here.around, form, forms)
     if here.node.op in ENDS:
         return highest(form, here.reach)
     some = form.x if form.x is not None else form.d
@@ -261,7 +286,7 @@ def _through_maximum(here: Place, form: Form, forms: dict[int, Form], constant: 
             parts.append([None] * len(here.node.inputs))
             continue
         positive, negative = np.maximum(own, 0), np.minimum(own, 0)
-        sides = zip(planes.above, planes.below, strict=True)
+        sides = list(zip(planes.above, planes.below, strict=True))[: len(here.node.inputs)]  # without a relu's zero
         parts.append(
             [positive * crop(a, form.box)[..., None] + negative * crop(b, form.box)[..., None] for a, b in sides]
         )

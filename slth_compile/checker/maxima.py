@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from slth_compile.checker.arithmetic import TINY, Interval, gamma, up
-from slth_compile.checker.operations import State
+from slth_compile.checker.operations import State, shifted
 
 _ALIKE = 2.0**-20  # of the largest difference: keeps the shares of equal elements apart from 0 / 0
 _TURN = 16.0  # how fast the plane below turns from one element to another
@@ -32,16 +32,24 @@ class Weighted(NamedTuple):
     under: np.ndarray
 
 
-def planes_of_maximum(operands: list[State], pairs: Pairs) -> tuple[Weighted, Weighted | None]:
+def planes_of_maximum(
+    operands: list[State], pairs: Pairs, before_relu: State | None = None
+) -> tuple[Weighted, Weighted | None]:
     """Planes over x around the maximum, and over d around its change, None where nothing changes.
 
     Args:
         operands: Enclosures of the elements, first axis one region.
         pairs: Of their differences.
+        before_relu: None, or enclosures of the maximum, for planes around what a relu makes of it: the maximum of its
+            elements and of zero, whose differences are in `pairs` as if it were behind the others.
     """
+    if before_relu is not None:
+        none = np.zeros_like(before_relu.x.lower)
+        zero = Interval(none, none)
+        operands = [*operands, State(zero, None if before_relu.d is None else zero)]
     count = len(operands)
     x = _exceeding(count, {place: state.x for place, state in pairs.items()})
-    old = _can_win(x)
+    old = _bent_off(_can_win(x), None if before_relu is None else before_relu.x)
     loose = _slack([state.x for state in operands])
     shares = _shares(x)
     above = _normal(shares, old)
@@ -52,6 +60,8 @@ def planes_of_maximum(operands: list[State], pairs: Pairs) -> tuple[Weighted, We
         return of_x, None
     d = _exceeding(count, changes)
     new = _can_win({place: up(own + d[place]) for place, own in x.items()})
+    if before_relu is not None and before_relu.d is not None:
+        new = _bent_off(new, shifted(before_relu.x, before_relu.d))
     back = {(i, j): d[j, i] for i, j in d}
     loose = _slack([state.d for state in operands if state.d is not None])
     above, below = _normal(_shares(d), new), _normal(_shares(back), old)
@@ -79,6 +89,15 @@ def _can_win(excess: Excess) -> list[np.ndarray]:
     """For every element whether none of the others is above it everywhere."""
     n = _count(excess)
     return [np.logical_and.reduce([excess[i, j] >= 0 for j in range(n) if j != i]) for i in range(n)]
+
+
+def _bent_off(can_win: list[np.ndarray], top: Interval | None) -> list[np.ndarray]:
+    """Zero, the last, never wins above zero, and no other element does below."""
+    if top is None:
+        return can_win
+    low, high = top.lower[0], top.upper[0]
+    *others, zero = can_win
+    return [*(own & (high > 0) for own in others), zero & ((low < 0) | (high <= 0))]
 
 
 def _shares(excess: Excess) -> Excess:

@@ -41,21 +41,39 @@ class Planes(NamedTuple):
     lower_intercept: Any
 
 
-def planes_of(operands: Sequence[Pair], among: Mapping[tuple[int, int], Pair]) -> tuple[Planes, Planes | None]:
+def planes_of(
+    operands: Sequence[Pair], among: Mapping[tuple[int, int], Pair], top: Pair | None = None
+) -> tuple[Planes, Planes | None]:
     """Planes around the maximum, and around what it moves by, which is None where nothing moves.
 
     Args:
         operands: Enclosures of what the maximum is taken of.
         among: Enclosures of the differences of all pairs, `walk.Walk.among`.
+        top: Where a relu waits behind the maximum and the last operand is its zero, enclosures of the maximum of the
+            others.
     """
     u = _matrix([pair.x for pair in among.values()], list(among), len(operands))
     size = np.max([_size(pair.x) for pair in operands], 0)
-    value = value_planes(u, size)
+    old = _wins(u)
+    if top is not None:
+        old = _above_zero(old, top.x)
+    value = value_planes(u, size, old)
     ds = [pair.d for pair in among.values() if pair.d is not None]
     if len(ds) < len(among):
         return value, None
+    v = _matrix(ds, list(among), len(operands))
     moved = np.max([_size(pair.d) for pair in operands if pair.d is not None], 0)
-    return value, difference_planes(u, _matrix(ds, list(among), len(operands)), moved)
+    new = _wins(up(u + v))
+    if top is not None and top.d is not None:
+        new = _above_zero(new, e.added(top.x, top.d))
+    return value, difference_planes(v, moved, old, new)
+
+
+def with_zero(operands: Sequence[Pair]) -> list[Pair]:
+    """The operands, and a zero behind them that does not move."""
+    level = np.zeros_like(operands[0].x.lower)
+    zero = e.Interval(level, level)
+    return [*operands, Pair(zero, None if operands[0].d is None else zero)]
 
 
 def _matrix(differences: Sequence[e.Interval], places: Sequence[tuple[int, int]], count: int) -> np.ndarray:
@@ -70,7 +88,7 @@ def _size(v: e.Interval) -> np.ndarray:
     return np.maximum(abs(v.lower), abs(v.upper))
 
 
-def value_planes(u: np.ndarray, size: np.ndarray) -> Planes:
+def value_planes(u: np.ndarray, size: np.ndarray, wins: np.ndarray) -> Planes:
     """Planes around `max x`.
 
     Above, an element weighs as much as it may be above the others; below, the one that the others exceed by least.
@@ -78,8 +96,8 @@ def value_planes(u: np.ndarray, size: np.ndarray) -> Planes:
     Args:
         u: Upper bounds of `x_i - x_j`, `(n, n, ...)`, zeros on the diagonal.
         size: Upper bounds of all `|x_i|`, shape `(...)`.
+        wins: Which may be the largest, `(n, ...)`.
     """
-    wins = _wins(u)
     share = _shares(u)
     upper = _weights(share, wins)
     lower = _weights(np.clip(_STEEPNESS * (share - 0.5) + 0.5, 0.0, 1.0), wins)
@@ -87,24 +105,30 @@ def value_planes(u: np.ndarray, size: np.ndarray) -> Planes:
     return Planes(upper, up(_most(u, upper, wins) + room), lower, -room)
 
 
-def difference_planes(u: np.ndarray, v: np.ndarray, size: np.ndarray) -> Planes:
+def difference_planes(v: np.ndarray, size: np.ndarray, old: np.ndarray, new: np.ndarray) -> Planes:
     """Planes over d around `max z - max x`.
 
     Args:
-        u: Upper bounds of `x_i - x_j`.
-        v: Upper bounds of `d_i - d_j`, likewise.
+        v: Upper bounds of `d_i - d_j`, `(n, n, ...)`, zeros on the diagonal.
         size: Upper bounds of all `|d_i|`, shape `(...)`.
+        old: Which may be the largest of x, `(n, ...)`.
+        new: Which may be the largest of z.
     """
-    above, below = _wins(up(u + v)), _wins(u)
     turned = np.swapaxes(v, 0, 1)
-    upper, lower = _weights(_shares(v), above), _weights(_shares(turned), below)
+    upper, lower = _weights(_shares(v), new), _weights(_shares(turned), old)
     room = _room(size)
-    return Planes(upper, up(_most(v, upper, above) + room), lower, -up(_most(turned, lower, below) + room))
+    return Planes(upper, up(_most(v, upper, new) + room), lower, -up(_most(turned, lower, old) + room))
 
 
 def _wins(u: np.ndarray) -> np.ndarray:
     """Which elements may be the largest, `(n, ...)`: no other one is surely above them."""
     return np.all(u >= 0, axis=1)
+
+
+def _above_zero(wins: np.ndarray, top: e.Interval) -> np.ndarray:
+    """The same with what is known of the maximum of all but the last one, which is zero."""
+    some, zero = wins[:-1] & (top.upper > 0), wins[-1] & ((top.lower < 0) | (top.upper <= 0))
+    return np.concatenate([some, zero[None]])
 
 
 def _shares(u: np.ndarray) -> np.ndarray:

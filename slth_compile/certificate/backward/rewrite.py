@@ -54,6 +54,12 @@ class Rewritten:
     maxima: dict[int, tuple[n.MaxPool | n.Maximum, int]]
 
 
+def maximum_before(nodes: Sequence[n.Node], k: int) -> int | None:
+    """The `Largest` that a relu at `k` reads, so that both are `max(x_1, ..., x_n, 0)`; None for anything else."""
+    (operand,) = nodes[k].inputs if isinstance(nodes[k], n.Relu) else (None,)
+    return operand if operand is not None and isinstance(nodes[operand], Largest) else None
+
+
 def rewritten(graph: Graph) -> Rewritten:
     """The graph with every maximum as a tree of `Largest` and `Larger`, taken before the relu that it follows.
 

@@ -45,7 +45,8 @@ class Walk:
         pairs: Enclosures of the nodes passed, `(*shape, samples)`, on the host.
         besides: Euclidean bounds of the nodes passed.
         between: For every `Larger`, enclosures of its operands' difference `a - b`.
-        among: For every `Largest`, those of all pairs `(a, b)` of its operands, by their places, `a` first.
+        among: For every `Largest`, those of all pairs `(a, b)` of its operands, by their places, `a` first; for a relu
+            that waits behind one, those of its operands and, last, zero.
         back: How a form gets from a node to its operands.
         flushed: For every node with a way back, what a row may lose on it to results flushed to zero, `(samples,)`.
         plain: Nodes that are the input, rearranged or averaged.
