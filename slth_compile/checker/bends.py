@@ -11,7 +11,10 @@ from slth_compile.checker.rewriting import RELUS
 ACTIVATIONS = (*RELUS, *kinked_lines.OPERATIONS, *sorted(smooth.OPERATIONS))
 
 BENDS = (*ACTIVATIONS, "larger")
-"""Operations that lines stand for, before which a pass stops for a bound."""
+"""Operations that lines stand for."""
+
+STOPS = (*BENDS, "largest")
+"""Operations before which a pass stops for a bound."""
 
 ENDS = ("multiply", "matrix_product", "layer_norm", "softmax", "log_softmax")
 """Operations that no form passes: their enclosures take its place."""

@@ -99,8 +99,8 @@ def behind(
         # An element that is read k times counts k times.
         most = math.prod(int(np.unique(taken, return_counts=True)[1].max()) for taken in node.fields["indices"])
         found = own if most == 1 else Lengths(*(up(v * up(np.sqrt(np.array(float(most))))) for v in own))
-    elif node.op == "larger":
-        # The larger of two numbers is no larger, and moves no more, than the one of them that does so most.
+    elif node.op in ("larger", "largest"):
+        # The largest of some numbers is no larger, and moves no more, than the one of them that does so most.
         found = Lengths(
             *(vector_norms(np.stack(v, axis=1)) for v in zip(*(one.around.lengths for one in operands), strict=True))
         )

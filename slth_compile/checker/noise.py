@@ -80,6 +80,9 @@ def unweighted_noise(node: Node, operands: Sequence[State], image: State, reader
         case "add" | "larger":
             (x, d), (x2, d2) = pairs
             x, d = up(x + x2), up(d + d2)
+        case "largest":
+            # Each coefficient is multiplied by a weight, which is not above one.
+            x, d = (np.sum(own, axis=0) * (1 + gamma(8)) for own in zip(*pairs, strict=True))
         case "rounded":
             pass
         case op if op in ACTIVATIONS:

@@ -1,8 +1,9 @@
-"""A folded graph whose maxima are trees of pairwise maxima, for the backward bounds.
+"""A folded graph whose maxima are trees of maxima of two to four, for the backward bounds.
 
-Two operations stand for every pool of maxima: `take`, whose field `indices` names the elements read along each axis,
-and `larger`, `max(a, b) = relu(a - b) + b`. A maximum behind a relu becomes a relu behind a maximum of its operand, as
-`max(relu(a), relu(b)) = relu(max(a, b))`: fewer relus, and differences of maxima that are not cut off at zero.
+Three operations stand for every pool of maxima: `take`, whose field `indices` names the elements read along each axis,
+`larger`, `max(a, b) = relu(a - b) + b`, and `largest` of three or four nodes. A maximum behind a relu becomes a relu
+behind a maximum of its operand, as `max(relu(a), relu(b)) = relu(max(a, b))`: fewer relus, and differences of maxima
+that are not cut off at zero.
 """
 
 from __future__ import annotations
@@ -27,16 +28,17 @@ MAX_NODES = 1 << 16
 
 RELUS = ("relu", "leaky_relu")
 _MAXIMA = ("max_pool", "maximum")
+_MOST = 4  # nodes whose maximum one operation takes
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Rewritten:
-    """The graph with `take` and `larger` in place of `max_pool` and `maximum`, and its layers by their new positions.
+    """The graph without `max_pool` and `maximum`, and its layers by their new positions.
 
     Attributes:
         graph: Its operations; weighted ones carry no arrays.
         layers: Every weighted layer in both networks.
-        maxima: The operation that each tree of `larger` stands for, by its end, and what it was applied to.
+        maxima: The operation that each tree of maxima stands for, by its end, and what it was applied to.
     """
 
     graph: Graph
@@ -133,9 +135,14 @@ class _Builder:
 
     def _tree(self, parts: list[int]) -> int:
         while len(parts) > 1:
-            pairs = [self._larger(*pair) for pair in zip(parts[::2], parts[1::2], strict=False)]
-            parts = pairs + parts[2 * len(pairs) :]
+            some = [parts[k : k + _MOST] for k in range(0, len(parts), _MOST)]
+            parts = [own[0] if len(own) == 1 else self._maximum_of(own) for own in some]
         return parts[0]
+
+    def _maximum_of(self, parts: list[int]) -> int:
+        if len(parts) == 2:
+            return self._larger(*parts)
+        return self.add(Node("largest", tuple(parts), {}, {}, self.nodes[parts[0]].shape))
 
     def _larger(self, a: int, b: int) -> int:
         return self.add(Node("larger", (a, b), {}, {}, self.nodes[a].shape))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from slth_compile.checker.activations import largest_difference, leaky_relu, leaky_relu_difference
 from slth_compile.checker.arithmetic import Interval, down, up
-from slth_compile.checker.backward import Place, largest, place
+from slth_compile.checker.backward import Place, behind_maximum, largest, place
 from slth_compile.checker.bends import ACTIVATIONS, ENDS, NARROWED
 from slth_compile.checker.branch import Branching, Map, Start, before
 from slth_compile.checker.combined import Around, Read, around_input, behind, both, combined, limited, shortened
@@ -119,6 +120,7 @@ class _Region:
         self.states: list[State] = []
         self.arounds: list[Around] = []
         self.places: list[Place] = []
+        self.among: dict[int, dict[tuple[int, int], State]] = {}  # of maxima of several nodes
         self.moved: set[int] = {0}  # the input, and what moves, scales or averages its elements
 
     def enter(self, k: int, node: Node, entry: State) -> None:
@@ -134,6 +136,10 @@ class _Region:
         operands = [self.states[i] for i in node.inputs]
         if node.op == "larger":
             between = self._tightened(_between(*operands), before(node), numbers.of_bend[k])
+        among = self._among(node) if node.op == "largest" else None
+        around = None
+        if node.op == "relu" and self.net.graph.nodes[node.inputs[0]].op == "largest":
+            around = self._behind_maximum(node.inputs[0])
         own = self.net.layers.get(k)
         readers = max((self.net.readers[i] for i in node.inputs), default=1)
         if k == 0:
@@ -152,11 +158,33 @@ class _Region:
         state = found.state
         self.states.append(state)
         self.arounds.append(found.around)
-        self.places.append(place(node, own, operands, found, noise, between))
+        self.places.append(place(node, own, operands, found, noise, between, among, around))
+        if among is not None:
+            self.among[k] = among
         if self.branching is not None and between is not None:
             self.branching.enter(k, noise, between)
         if k in self.net.graph.outputs and node.op not in ENDS and k:
             self._set(k, self._tightened(state, {k: 1.0}, numbers.of_output[k], everything=True))
+
+    def _among(self, node: Node) -> dict[tuple[int, int], State]:
+        """The difference of every two operands of a maximum, by their places."""
+        found = {}
+        for (i, a), (j, b) in itertools.combinations(enumerate(node.inputs), 2):
+            found[i, j] = self._tightened(_between(self.states[a], self.states[b]), {a: 1.0, b: -1.0}, None)
+        return found
+
+    def _behind_maximum(self, k: int) -> Place:
+        """The maximum at `k`, which is tightened, with the relu that reads it."""
+        node, top = self.net.graph.nodes[k], self.states[k]
+        on, off = surely(*top)
+        operands = [self.states[i] for i in node.inputs]
+        among = dict(self.among[k])
+        for at, (i, state) in enumerate(zip(node.inputs, operands, strict=True)):
+            among[at, len(operands)] = self._tightened(state, {i: 1.0}, None, where=~(on | off))
+        readers = 1 + max(self.net.readers[i] for i in node.inputs)
+        noise = unweighted_noise(node, operands, top, readers)
+        noise = noise._replace(flushed=noise.flushed + self.places[k].flushed)
+        return behind_maximum(self.places[k], operands, top, noise, among)
 
     def _set(self, k: int, state: State) -> None:
         self.states[k] = state
@@ -190,7 +218,14 @@ class _Region:
         """Whether intervals are exact already: the input moved, behind one layer at most."""
         return k in self.moved or (k in self.net.layers and self.net.graph.nodes[k].inputs[0] in self.moved)
 
-    def _tightened(self, known: State, signs: dict[int, float], number: int | None, everything: bool = False) -> State:
+    def _tightened(
+        self,
+        known: State,
+        signs: dict[int, float],
+        number: int | None,
+        everything: bool = False,
+        where: np.ndarray | None = None,
+    ) -> State:
         """Enclosures of a node, or of the difference of two, cut with passes for x and then for d.
 
         Args:
@@ -198,14 +233,16 @@ class _Region:
             signs: What each node's elements are multiplied by in their sum.
             number: Of the target that this is; None for none.
             everything: False leaves out what is surely on or off.
+            where: Elements to look at; all by None.
         """
         x, d = known
-        chosen = np.ones(x.lower.shape, bool) if everything else (x.lower < 0) & (x.upper > 0)
+        some = np.ones(x.lower.shape, bool) if where is None else where
+        chosen = some if everything else some & (x.lower < 0) & (x.upper > 0)
         shape = x.lower.shape[1:]
         x = self._cut(x, chosen, Start(signs, shape, "x"), number)
         if d is not None:
             on, off = surely(x, d)
-            chosen = np.ones(x.lower.shape, bool) if everything else ~(on | off)
+            chosen = some if everything else some & ~(on | off)
             d = self._cut(d, chosen & (d.lower < d.upper), Start(signs, shape, "d"), number)
         return State(x, d)
 
@@ -257,6 +294,8 @@ def _image(node: Node, operands: list[State], between: State | None) -> State:
     """The forward step of an operation without weights."""
     if node.op == "larger" and between is not None:
         return _larger(operands, between)
+    if node.op == "largest":
+        return _largest(operands)
     if node.op == "take":
         where = (slice(None), *np.ix_(*node.fields["indices"]))
         x, d = (v and Interval(*(array[where] for array in v)) for v in operands[0])
@@ -267,12 +306,25 @@ def _image(node: Node, operands: list[State], between: State | None) -> State:
 
 def _larger(operands: list[State], between: State) -> State:
     """`max(a, b)` in both networks, and as `relu(a - b) + b` from a tightened difference."""
-    (a, da), (b, db) = operands
-    largest_x = Interval(np.maximum(a.lower, b.lower), np.maximum(a.upper, b.upper))
+    _, (b, db) = operands
+    largest_x, change = _largest(operands)
     x = _met(largest_x, shifted(leaky_relu(between.x, 0.0), b))
-    if da is None or db is None or between.d is None:
+    if change is None or db is None or between.d is None:
         return State(x, None)
-    z = [shifted(a, da), shifted(b, db)]
-    both = [Interval(*(np.stack(ends) for ends in zip(*pair, strict=True))) for pair in ((a, b), z, (da, db))]
-    change = largest_difference(both[0].lower, both[0].upper, both[1], both[2], 0)
     return State(x, _met(change, shifted(leaky_relu_difference(between.x, between.d, 0.0), db)))
+
+
+def _largest(operands: list[State]) -> State:
+    """The maximum of several nodes in both networks, by what is known of each of them."""
+    x = _stacked([state.x for state in operands])
+    changes = [state.d for state in operands if state.d is not None]
+    found = Interval(x.lower.max(axis=0), x.upper.max(axis=0))
+    if len(changes) < len(operands):
+        return State(found, None)
+    z = _stacked([shifted(state.x, d) for state, d in zip(operands, changes, strict=True)])
+    return State(found, largest_difference(x.lower, x.upper, z, _stacked(changes), 0))
+
+
+def _stacked(intervals: list[Interval]) -> Interval:
+    lower, upper = zip(*intervals, strict=True)
+    return Interval(np.stack(lower), np.stack(upper))

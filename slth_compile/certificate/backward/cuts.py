@@ -23,7 +23,6 @@ from slth_compile.certificate.backward import forms as f
 from slth_compile.certificate.backward import noise as noises
 from slth_compile.certificate.backward.noise import magnitudes
 from slth_compile.certificate.backward.passes import Passed, Rows, Start, carried, in_chunks, rounded_up
-from slth_compile.certificate.backward.rewrite import Larger
 from slth_compile.certificate.backward.split import Bend
 from slth_compile.certificate.backward.steps import on_device, reach_of
 from slth_compile.certificate.backward.walk import Walk
@@ -216,8 +215,8 @@ def _bytes(walk: Walk) -> int:
 def _found(walk: Walk, k: int, elements: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """`C` and `v` of both sides of some elements of an activation, rows first."""
     node = walk.both.net.nodes[k]
-    between = isinstance(node, Larger)
-    start = Start(k if between else node.inputs[0], between, False, k)
+    first, *less = node.inputs
+    start = Start(first, less[0] if less else None, False, k)
     reaches: list[Any] = [None] * len(walk.pairs)
 
     def run(rows: Rows, index: np.ndarray) -> tuple[Any, Any]:

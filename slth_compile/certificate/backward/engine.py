@@ -7,6 +7,7 @@ it reads. Enclosures of the two networks apart would not shrink with their error
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -21,7 +22,7 @@ from slth_compile.certificate.backward.images import difference_of
 from slth_compile.certificate.backward.joined import enclose_node
 from slth_compile.certificate.backward.networks import networks_of
 from slth_compile.certificate.backward.passes import Start, upper_bounds
-from slth_compile.certificate.backward.rewrite import Larger, Take
+from slth_compile.certificate.backward.rewrite import Larger, Largest, Take, maximum_before
 from slth_compile.certificate.backward.steps import flushed_at, step_back
 from slth_compile.certificate.backward.walk import ACTIVATIONS, STOPS, Walk, walk_from
 from slth_compile.certificate.difference import Difference, LayerErrors
@@ -134,12 +135,15 @@ def _enter(walk: Walk, k: int) -> None:
     net = walk.both.net
     node = net.nodes[k]
     if isinstance(node, Larger):
-        walk.between[k] = _tightened(
-            walk, Start(k, True, False, k), difference_of([walk.pairs[i] for i in node.inputs])
-        )
+        walk.between[k] = _apart(walk, k, *node.inputs)
+    elif isinstance(node, Largest):
+        places = itertools.combinations(range(len(node.inputs)), 2)
+        walk.among[k] = {(i, j): _apart(walk, k, node.inputs[i], node.inputs[j]) for i, j in places}
     elif isinstance(node, ACTIVATIONS) and not _is_exact(walk, node.inputs[0]):
         everything = not isinstance(node, n.Relu | n.LeakyRelu)
         _tighten(walk, node.inputs[0], k, everything)
+        if (maximum := maximum_before(net.nodes, k)) is not None:
+            walk.among[k] = walk.among[maximum] | _above_zero(walk, maximum)
     elif isinstance(node, n.Softmax | n.LogSoftmax | n.LayerNorm):
         _tighten(walk, node.inputs[0], k, True)
     enclose_node(walk, k)
@@ -158,12 +162,28 @@ def _is_exact(walk: Walk, k: int) -> bool:
     return k in walk.plain or (isinstance(node, n.Convolution | n.Dense) and node.inputs[0] in walk.plain)
 
 
+def _apart(walk: Walk, reader: int, first: int, second: int) -> Pair:
+    """Enclosures of the difference of two operands of a maximum."""
+    return _tightened(walk, Start(first, second, False, reader), difference_of([walk.pairs[first], walk.pairs[second]]))
+
+
+def _above_zero(walk: Walk, k: int) -> dict[tuple[int, int], Pair]:
+    """Operands of the maximum at `k`, tightened where the relu behind it is open, by their places beside a zero."""
+    inputs, (x, d) = walk.both.net.nodes[k].inputs, walk.pairs[k]
+    on, off = _surely(x, d)
+    starts = [Start(i, None, False, k) for i in inputs]
+    return {
+        (place, len(inputs)): _tightened(walk, start, walk.pairs[start.node], where=~on & ~off)
+        for place, start in enumerate(starts)
+    }
+
+
 def _tighten(walk: Walk, k: int, reader: int, everything: bool) -> None:
-    walk.pairs[k] = _tightened(walk, Start(k, False, False, reader), walk.pairs[k], everything)
+    walk.pairs[k] = _tightened(walk, Start(k, None, False, reader), walk.pairs[k], everything)
     walk.besides[k] = within(walk.besides[k], walk.pairs[k])
 
 
-def _tightened(walk: Walk, start: Start, pair: Pair, everything: bool = False) -> Pair:
+def _tightened(walk: Walk, start: Start, pair: Pair, everything: bool = False, where: np.ndarray | None = None) -> Pair:
     """The pair's enclosure cut with backward passes, for the elements whose bounds matter.
 
     Those are the ones whose sign in `x` is open; then, for `d`, those that are not surely on or off in both networks.
@@ -173,16 +193,24 @@ def _tightened(walk: Walk, start: Start, pair: Pair, everything: bool = False) -
         start: What is enclosed.
         pair: What is known of it.
         everything: True takes all elements.
+        where: Elements that count; all by None.
     """
     x, d = pair
-    every = np.ones(x.lower.shape, bool)
-    x = _cut(walk, start, x, every if everything else (x.lower < 0) & (x.upper > 0))
+    every = np.ones(x.lower.shape, bool) if where is None else where
+    x = _cut(walk, start, x, every if everything else every & (x.lower < 0) & (x.upper > 0))
     if d is None:
         return Pair(x, None)
-    on = (x.lower >= 0) & (down(x.lower + d.lower) >= 0)
-    off = (x.upper <= 0) & (up(x.upper + d.upper) <= 0)
-    chosen = every if everything else ~on & ~off & (d.lower < d.upper)
+    on, off = _surely(x, d)
+    chosen = every if everything else every & ~on & ~off & (d.lower < d.upper)
     return Pair(x, _cut(walk, dataclasses.replace(start, difference=True), d, chosen))
+
+
+def _surely(x: e.Interval, d: e.Interval | None) -> tuple[np.ndarray, np.ndarray]:
+    """Where both networks are on, and where both are off."""
+    if d is None:
+        return x.lower >= 0, x.upper <= 0
+    on = (x.lower >= 0) & (down(x.lower + d.lower) >= 0)
+    return on, (x.upper <= 0) & (up(x.upper + d.upper) <= 0)
 
 
 def _cut(walk: Walk, start: Start, known: e.Interval, chosen: np.ndarray) -> e.Interval:

@@ -188,6 +188,24 @@ def through_larger(form: Form, lines: Pairs, noise: Pairs, sample: Any) -> tuple
 
 
 @jax.jit
+def through_maximum(form: Form, planes: Pairs, noise: Pairs, sample: Any) -> tuple[list[Form], Any]:
+    """The maximum of a few nodes between its planes: a form of each of them."""
+    value: Any = charged(form, noise, sample)
+    parts = []
+    for a, around in zip(form, planes, strict=True):
+        if a is None or around is None:
+            parts.append(None)
+            continue
+        p, q = _parts(a)
+        upper, above, lower, below = around
+        value = value + total(p * spread(above, sample) + q * spread(below, sample))
+        weights = zip(upper, lower, strict=True)
+        parts.append([p * spread(high, sample) + q * spread(low, sample) for high, low in weights])
+    count = next(len(part) for part in parts if part is not None)
+    return [Form(*(None if part is None else part[i] for part in parts)) for i in range(count)], value
+
+
+@jax.jit
 def apart(form: Form, first: Form) -> Form:
     """The form of `b` in `relu(a - b) + b`, from the forms of the sum and of `a`."""
     return Form(

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from slth_compile.certificate import euclidean
-from slth_compile.certificate.backward.rewrite import Larger, Take
+from slth_compile.certificate.backward.rewrite import MAXIMA, Take
 from slth_compile.certificate.enclosure import Interval, added
 from slth_compile.certificate.euclidean import Euclidean, LayerNorms, sizes
 from slth_compile.certificate.propagate import Pair
@@ -102,8 +102,8 @@ def step(
         found = _rounded(node, pair, state)
     elif isinstance(node, Take):
         found = _taken(node, state)
-    elif isinstance(node, Larger):
-        # No element of a maximum is larger, or moves further, than the larger one of its two.
+    elif isinstance(node, MAXIMA):
+        # No element of a maximum is larger, or moves further, than the largest one of its operands.
         found = Euclidean(
             *(norms_of(np.stack(parts, 1)) for parts in zip(*(o.beside.state for o in operands), strict=True))
         )

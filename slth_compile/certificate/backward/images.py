@@ -9,7 +9,7 @@ import numpy as np
 
 from slth_compile.certificate import enclosure as e
 from slth_compile.certificate import pointwise, propagate, relaxations
-from slth_compile.certificate.backward.rewrite import Larger, Take
+from slth_compile.certificate.backward.rewrite import Larger, Largest, Take
 from slth_compile.certificate.propagate import Pair
 from slth_compile.certificate.rounded import Rounded, absolute_column
 from slth_compile.graph import nodes as n
@@ -42,6 +42,8 @@ def image(node: n.Node, operands: Sequence[Pair], layer: propagate.Layer | None,
         case Larger():
             assert between is not None
             return _larger(between, *operands)
+        case Largest():
+            return Pair(*_maximum(operands))
         case _:
             return propagate.unweighted(propagate.Operation(node), operands)
 
@@ -72,12 +74,18 @@ def _taken(values: e.Interval, node: Take) -> e.Interval:
 def _larger(y: Pair, a: Pair, b: Pair) -> Pair:
     """The maximum's own rules, and `relu(a - b) + b`: both hold."""
     rest = e.added(e.nonnegative_part(y.x), b.x)
-    if a.d is None or b.d is None or y.d is None:
-        found, _ = relaxations.maximum_image([a.x, b.x], None, None)
+    found, moved = _maximum([a, b])
+    if moved is None or y.d is None or b.d is None:
         return Pair(_met(found, rest), None)
-    found, moved = relaxations.maximum_image([a.x, b.x], [a.d, b.d], [e.added(a.x, a.d), e.added(b.x, b.d)])
-    assert moved is not None
     return Pair(_met(found, rest), _met(moved, e.added(relaxations.activation_difference(y.x, y.d), b.d)))
+
+
+def _maximum(operands: Sequence[Pair]) -> tuple[e.Interval, e.Interval | None]:
+    """The maximum's own rules."""
+    x, d = [pair.x for pair in operands], [pair.d for pair in operands if pair.d is not None]
+    if len(d) < len(x):
+        return relaxations.maximum_image(x, None, None)
+    return relaxations.maximum_image(x, d, [e.added(*pair) for pair in zip(x, d, strict=True)])
 
 
 def _met(a: e.Interval, b: e.Interval) -> e.Interval:

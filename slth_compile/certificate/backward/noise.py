@@ -9,10 +9,12 @@ well, but the forward enclosures do not have it: what holds for evaluations is `
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from slth_compile.certificate.backward import maxima
 from slth_compile.certificate.backward.layers import PairLayer, fan_in, fan_out, magnitudes_through
 from slth_compile.certificate.backward.lines import Lines, Planes
 from slth_compile.certificate.enclosure import Interval
@@ -91,6 +93,26 @@ def activation_noise(lines_d: Planes | None, lines_x: Lines, m: Magnitudes, exac
         d = d + _around(lines_d, m.d, summed)
         d = d + 4 * UNIT_ROUNDOFF * np.maximum(abs(lines_d.upper_tilt), abs(lines_d.lower_tilt)) * m.x
     return _noise(d, _around(lines_x, m.x, summed) + own * m.x)
+
+
+def maximum_noise(d: maxima.Planes | None, x: maxima.Planes, m: Sequence[Magnitudes]) -> Noise:
+    """At the maximum of a few nodes.
+
+    Args:
+        d: Planes of the difference, or None.
+        x: Planes of the maximum.
+        m: Magnitudes of every operand.
+    """
+    summed = gamma(math.prod(m[0].x.shape[:-1]) + 16)
+
+    def around(planes: maxima.Planes, sizes: list[np.ndarray]) -> np.ndarray:
+        zero = np.zeros_like(planes.upper_intercept)
+        each = zip(planes.upper, planes.lower, sizes, strict=True)
+        weighed = [_around(Lines(above, zero, below, zero), size, summed) for above, below, size in each]
+        return sum(weighed, summed * np.maximum(abs(planes.upper_intercept), abs(planes.lower_intercept)))
+
+    moved = np.zeros_like(m[0].x) if d is None else around(d, [v.d for v in m])
+    return _noise(moved, around(x, [v.x for v in m]))
 
 
 def line_noise(lines: Lines, m: np.ndarray) -> np.ndarray:

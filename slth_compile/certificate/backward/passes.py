@@ -15,7 +15,7 @@ import numpy as np
 from slth_compile.certificate.backward import forms as f
 from slth_compile.certificate.backward.balls import known_of, reached
 from slth_compile.certificate.backward.noise import magnitudes
-from slth_compile.certificate.backward.rewrite import Larger
+from slth_compile.certificate.backward.rewrite import MAXIMA
 from slth_compile.certificate.backward.steps import on_device
 from slth_compile.certificate.backward.walk import ACTIVATIONS, Walk
 from slth_compile.certificate.rounding import UNIT_ROUNDOFF, up
@@ -34,14 +34,14 @@ class Start:
     """What a pass bounds.
 
     Attributes:
-        node: An element of this node's output; of a `Larger` where `between`, of its operands' difference.
-        between: See above.
+        node: An element of this node's output.
+        less: A node of the same shape, whose element is subtracted; None for none.
         difference: True for `d`, False for `x`.
         reader: The node for whose sake: an activation, or `node` itself where it is an output.
     """
 
     node: int
-    between: bool
+    less: int | None
     difference: bool
     reader: int
 
@@ -153,7 +153,7 @@ def carried(walk: Walk, start: Start, rows: Rows, reaches: list[Any], step: Step
     for m in range(max(forms), 0, -1):
         if m not in forms:
             continue
-        if isinstance(nodes[m], (*ACTIVATIONS, Larger)):
+        if isinstance(nodes[m], (*ACTIVATIONS, *MAXIMA)):
             best = jnp.minimum(best, _stopped(walk, forms, value, spread, sample, reaches))
         form = forms.pop(m)
         operands, more = walk.back[m](form, sample) if step is None else step(m, form)
@@ -188,10 +188,10 @@ def _started(walk: Walk, start: Start, rows: Rows) -> dict[int, f.Form]:
     def form(a: Any) -> f.Form:
         return f.Form(a, None) if start.difference else f.Form(None, a)
 
-    if not start.between:
-        return {start.node: form(hot)}
-    first, second = walk.both.net.nodes[start.node].inputs
-    return {first: form(hot), second: form(-hot)}
+    forms = {start.node: form(hot)}
+    if start.less is not None:
+        forms[start.less] = form(-hot)
+    return forms
 
 
 def _stopped(walk: Walk, forms: dict[int, f.Form], value: Any, spread: Any, sample: Any, reaches: list[Any]) -> Any:

@@ -1,4 +1,4 @@
-"""The graph as the backward pass reads it: maxima of two, behind which relus wait, in place of pools."""
+"""The graph as the backward pass reads it: maxima of a few, behind which relus wait, in place of pools."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from slth_compile.graph import nodes as n
 from slth_compile.graph.graph import Graph
 from slth_compile.graph.shapes import infer_shape
 
+TOGETHER = 4
+"""Elements whose maximum is taken at once at most: their pairs are what is bounded."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Larger(n.Node):
@@ -17,10 +20,19 @@ class Larger(n.Node):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Largest(n.Node):
+    """The maximum of three or four nodes of one shape, elementwise."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Take(n.Node):
     """Of every axis, the elements at the given indices; None leaves an axis as it is."""
 
     indices: tuple[tuple[int, ...] | None, ...]
+
+
+MAXIMA = (Larger, Largest)
+"""Operations that stand for maxima."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,8 +54,14 @@ class Rewritten:
     maxima: dict[int, tuple[n.MaxPool | n.Maximum, int]]
 
 
+def maximum_before(nodes: Sequence[n.Node], k: int) -> int | None:
+    """The `Largest` that a relu at `k` reads, so that both are `max(x_1, ..., x_n, 0)`; None for anything else."""
+    (operand,) = nodes[k].inputs if isinstance(nodes[k], n.Relu) else (None,)
+    return operand if operand is not None and isinstance(nodes[operand], Largest) else None
+
+
 def rewritten(graph: Graph) -> Rewritten:
-    """The graph with every maximum as a tree of `Larger`, taken before the relu that it follows.
+    """The graph with every maximum as a tree of `Largest` and `Larger`, taken before the relu that it follows.
 
     `max(relu(a), relu(b)) = relu(max(a, b))`: one relu for a window instead of one an element, and `a - b` of two
     pre-activations is linear in what precedes them.
@@ -73,7 +91,7 @@ class _Made:
 
     def add(self, node: n.Node) -> int:
         operands = [self.shapes[j] for j in node.inputs]
-        if isinstance(node, Larger):
+        if isinstance(node, Larger | Largest):
             shape = operands[0]
         elif isinstance(node, Take):
             shape = tuple(s if i is None else len(i) for s, i in zip(operands[0], node.indices, strict=True))
@@ -134,9 +152,15 @@ def _halved(made: _Made, parts: list[int], axis: int) -> list[int]:
 def _tree(made: _Made, parts: Sequence[int]) -> int:
     parts = list(parts)
     while len(parts) > 1:
-        pairs = [parts[k : k + 2] for k in range(0, len(parts), 2)]
-        parts = [made.add(Larger(inputs=tuple(pair))) if len(pair) == 2 else pair[0] for pair in pairs]
+        parts = [_one(made, tuple(parts[k : k + TOGETHER])) for k in range(0, len(parts), TOGETHER)]
     return parts[0]
+
+
+def _one(made: _Made, parts: tuple[int, ...]) -> int:
+    """The maximum of a few nodes."""
+    if len(parts) == 1:
+        return parts[0]
+    return made.add(Larger(inputs=parts) if len(parts) == 2 else Largest(inputs=parts))
 
 
 def _pruned(made: _Made, outputs: tuple[int, ...]) -> Rewritten:

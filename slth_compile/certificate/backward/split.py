@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from slth_compile.certificate.backward import noise as noises
 from slth_compile.certificate.backward.lines import Lines, Planes, activation_lines, difference_planes
 from slth_compile.certificate.backward.noise import Noise, magnitudes
 from slth_compile.certificate.backward.passes import places_of
-from slth_compile.certificate.backward.rewrite import Larger
+from slth_compile.certificate.backward.rewrite import Larger, maximum_before
 from slth_compile.certificate.backward.steps import lines_on_device, noise_on_device, on_device, summed
 from slth_compile.certificate.backward.walk import Walk
 from slth_compile.certificate.propagate import Pair
@@ -98,7 +99,12 @@ class Bend:
             side: 0 where `y >= 0`, 1 where `y <= 0`, likewise.
             sample: The rows' samples.
         """
-        inputs = self.walk.both.net.nodes[self.node].inputs
+        nodes = self.walk.both.net.nodes
+        inputs = nodes[self.node].inputs
+        if maximum_before(nodes, self.node) is not None:
+            rest, first, value = parted(form, self.cut, (place, side), sample)
+            others, more = self.walk.back[self.node](rest, sample)
+            return [*others, (inputs[0], first)], value + more
         first, value = through_split(form, self.lines, self.noise, self.cut, (place, side), sample)
         if len(inputs) == 1:
             return [(inputs[0], first)], value
@@ -185,6 +191,18 @@ def through_split(
         known: Places and sides, as `Bend.back` takes them.
         sample: The rows' samples.
     """
+    rest, own, more = parted(form, cut, known, sample)
+    plain, value = f.through_activation(rest, lines, noise, sample)
+    return f.Form(*(None if a is None else a + b for a, b in zip(plain, own, strict=True))), value + more
+
+
+@jax.jit
+def parted(form: f.Form, cut: Cut, known: tuple[Any, Any], sample: Any) -> tuple[f.Form, f.Form, Any]:
+    """A form without the elements whose signs a row knows, and these through their lines; arguments as above.
+
+    Returns:
+        The rest, still of the activation; a form of its operand; and what that adds to the value.
+    """
     place, side = known
     column = jnp.broadcast_to(jnp.arange(place.shape[1]), place.shape)
     owner = jnp.broadcast_to(sample if cut.lines.shape[-1] > 1 else jnp.zeros_like(sample), place.shape)
@@ -200,12 +218,12 @@ def through_split(
     rest = f.Form(
         *(None if a is None else flat(a).at[place, column].set(0.0, mode="drop").reshape(shape) for a in form)
     )
-    plain, value = f.through_activation(rest, lines, noise, sample)
     size = f.Pairs(*of(cut.noise))
     around = f.Pairs(None if cut.planes is None else Planes(*of(cut.planes)), Lines(*of(cut.lines)))
     own, more = f.bent(picked, around, size)
 
-    def put(a: Any, b: Any) -> Any:
-        return None if a is None else flat(a).at[place, column].set(b, mode="drop").reshape(shape)
+    def put(a: Any) -> Any:
+        zero = jnp.zeros((math.prod(shape[:-1]), shape[-1]))
+        return None if a is None else zero.at[place, column].set(a, mode="drop").reshape(shape)
 
-    return f.Form(put(plain.d, own.d), put(plain.x, own.x)), value + more
+    return rest, f.Form(*map(put, own)), more

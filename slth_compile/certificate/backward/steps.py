@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -13,6 +14,7 @@ from slth_compile.certificate import enclosure as e
 from slth_compile.certificate import lines as smooth
 from slth_compile.certificate import propagate
 from slth_compile.certificate.backward import forms as f
+from slth_compile.certificate.backward import maxima
 from slth_compile.certificate.backward import noise as noises
 from slth_compile.certificate.backward.layers import fan_out, geometry_of
 from slth_compile.certificate.backward.lines import (
@@ -23,7 +25,7 @@ from slth_compile.certificate.backward.lines import (
     magnitude_lines,
 )
 from slth_compile.certificate.backward.noise import Magnitudes, Noise, magnitudes
-from slth_compile.certificate.backward.rewrite import Larger, Take
+from slth_compile.certificate.backward.rewrite import Larger, Largest, Take, maximum_before
 from slth_compile.certificate.backward.walk import ACTIVATIONS, STOPS, Back, Walk
 from slth_compile.certificate.propagate import Pair
 from slth_compile.certificate.rounded import Rounded, absolute_column, moved_by
@@ -41,6 +43,8 @@ def step_back(walk: Walk, k: int) -> Back:
             return _layer(walk, k, node)
         case Larger():
             return _larger(walk, k, node)
+        case Largest():
+            return _largest(walk, k, k)
         case Rounded():
             return _rounded(walk, node, operands[0])
         case n.Affine():
@@ -53,6 +57,8 @@ def step_back(walk: Walk, k: int) -> Back:
             return _take(walk, k, node)
         case n.Resample():
             return _resample(walk, k, node)
+        case n.Relu() if (maximum := maximum_before(walk.both.net.nodes, k)) is not None:
+            return _largest(walk, k, maximum)
         case _ if isinstance(node, ACTIVATIONS):
             return _activation(node, operands[0])
         case _ if isinstance(node, STOPS):
@@ -64,8 +70,11 @@ def step_back(walk: Walk, k: int) -> Back:
 def flushed_at(walk: Walk, k: int) -> Any:
     """What a row may lose between node `k` and its operands to results flushed to zero, `(samples,)`."""
     node = walk.both.net.nodes[k]
+    inputs = node.inputs
+    if (maximum := maximum_before(walk.both.net.nodes, k)) is not None:
+        inputs = *inputs, *walk.both.net.nodes[maximum].inputs
     products = fan_out(node) if isinstance(node, n.Convolution | n.Dense) else math.prod(walk.both.net.shapes[k])
-    return jax.device_put(noises.flushed([magnitudes(*walk.pairs[i]) for i in node.inputs], products))
+    return jax.device_put(noises.flushed([magnitudes(*walk.pairs[i]) for i in inputs], products))
 
 
 def reach_of(pair: Pair) -> f.Reach:
@@ -144,6 +153,31 @@ def _larger(walk: Walk, k: int, node: Larger) -> Back:
         return [(first, walk.kept(a, first)), (second, walk.kept(b, second))], value
 
     return back
+
+
+def _largest(walk: Walk, k: int, maximum: int) -> Back:
+    """From the maximum, or from a relu at `k` behind it, to what it is taken of."""
+    inputs = walk.both.net.nodes[maximum].inputs
+    operands, top = [walk.pairs[i] for i in inputs], None
+    if k != maximum:
+        operands, top = maxima.with_zero(operands), walk.pairs[maximum]
+    value, moved = maxima.planes_of(operands, walk.among[k], top)
+    bent = noises.maximum_noise(moved, value, [magnitudes(*pair) for pair in operands])
+    weighed = noises.sum_noise(summed(walk, maximum), 2)
+    noise = noise_on_device(Noise(*(up(a + b) for a, b in zip(bent, weighed, strict=True))))
+    planes = f.Pairs(*(None if v is None else _placed(v) for v in (moved, value)))
+
+    def back(form: f.Form, sample: Any) -> Any:
+        parts, constant = f.through_maximum(form, planes, noise, sample)
+        return [(i, walk.kept(part, i)) for i, part in zip(inputs, parts, strict=False)], constant
+
+    return back
+
+
+def _placed(planes: maxima.Planes) -> maxima.Planes:
+    """The planes on the device, weights as one array an operand."""
+    upper, lower = (tuple(map(on_device, weights)) for weights in (planes.upper, planes.lower))
+    return maxima.Planes(upper, on_device(planes.upper_intercept), lower, on_device(planes.lower_intercept))
 
 
 def _affine(node: n.Affine, operand: Pair) -> Back:
@@ -258,9 +292,9 @@ def _linear_map(node: n.Node, shape: tuple[int, ...]) -> tuple[f.Linear, int]:
 
 
 def summed(walk: Walk, k: int) -> Magnitudes:
-    """Magnitudes of both operands and of the result of node `k`, added up."""
+    """Magnitudes of all operands and of the result of node `k`, added up."""
     parts = [magnitudes(*walk.pairs[i]) for i in (*walk.both.net.nodes[k].inputs, k)]
-    return Magnitudes(*(up(up(a + b) + c) for a, b, c in zip(*parts, strict=True)))
+    return Magnitudes(*(functools.reduce(lambda a, b: up(a + b), sizes) for sizes in zip(*parts, strict=True)))
 
 
 def lines_on_device(d: Planes | None, x: Lines) -> f.Pairs:

@@ -1,9 +1,9 @@
 """Numbers for what is bounded, and for what bounds are split at: the same in every walk through a network.
 
 Targets are every activation of the rewritten graph at which a walk tightens (of which the pre-activation is bounded),
-in order of position, then every output leaf (of a softmax, the operand is bounded). Elements are counted in C order,
-one target after the other; a `unit` is the number of an activation's element, and a `row`, one number that is bounded
-from above, is
+`Larger` but not `Largest` among them, in order of position, then every output leaf (of a softmax, the operand is
+bounded). Elements are counted in C order, one target after the other; a `unit` is the number of an activation's
+element, and a `row`, one number that is bounded from above, is
 
     (number of the element * 2 + part) * 2 + side,   part 0 = x, 1 = d,   side 0 = +v, 1 = -v.
 """
@@ -40,7 +40,7 @@ class Targets:
 
     def first(self, start: Start) -> int | None:
         """The number of the first element that a pass starts at; None for what has no number."""
-        if start.reader in self.bends and (start.between or start.node != start.reader):
+        if start.reader in self.bends and start.node != start.reader:
             return self.unit(start.reader)
         if start.reader in self.leaves:
             return int(self.base[len(self.bends) + self.leaves.index(start.reader)])

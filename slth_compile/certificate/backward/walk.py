@@ -45,6 +45,8 @@ class Walk:
         pairs: Enclosures of the nodes passed, `(*shape, samples)`, on the host.
         besides: Euclidean bounds of the nodes passed.
         between: For every `Larger`, enclosures of its operands' difference `a - b`.
+        among: For every `Largest`, those of all pairs `(a, b)` of its operands, by their places, `a` first; for a relu
+            that waits behind one, those of its operands and, last, zero.
         back: How a form gets from a node to its operands.
         flushed: For every node with a way back, what a row may lose on it to results flushed to zero, `(samples,)`.
         plain: Nodes that are the input, rearranged or averaged.
@@ -56,6 +58,7 @@ class Walk:
     pairs: list[Pair]
     besides: list[Beside]
     between: dict[int, Pair] = dataclasses.field(default_factory=dict)
+    among: dict[int, dict[tuple[int, int], Pair]] = dataclasses.field(default_factory=dict)
     back: dict[int, Back] = dataclasses.field(default_factory=dict)
     flushed: dict[int, Any] = dataclasses.field(default_factory=dict)
     plain: set[int] = dataclasses.field(default_factory=lambda: {0})
