@@ -241,10 +241,11 @@ def dense_ticket() -> Written:
     return write(graph, target, [(False, 1, kernel[None], bias)], ["box"], box, [claim(0, "box", [[0.15, 0.15]])])
 
 
-def conv_ticket() -> Written:
+def conv_ticket(pool: tuple[int, int] = (2, 2)) -> Written:
     """Signed layers: convolution, batch norm, leaky relu, max pool, dense; on a box, balls and points."""
     rng = np.random.default_rng(0)
-    kernel, dense = rng.integers(-3, 4, (2, 2, 1, 2)) / 8, rng.integers(-3, 4, (2, 2)) / 8
+    features = 2 * (2 // pool[0]) * (2 // pool[1])
+    kernel, dense = rng.integers(-3, 4, (2, 2, 1, 2)) / 8, rng.integers(-3, 4, (features, 2)) / 8
     scale, mean, variance, offset = (
         np.array([0.5, 0.75]),
         np.array([0.25, 0]),
@@ -258,8 +259,8 @@ def conv_ticket() -> Written:
             {"op": "convolution", "inputs": [0], "stride": [1, 1], "padding": [[0, 0], [0, 0]], "dilation": [1, 1]},
             {"op": "batch_norm", "inputs": [1], "epsilon": 0.25},
             {"op": "leaky_relu", "inputs": [2], "slope": 0.25},
-            {"op": "max_pool", "inputs": [3], "window": [2, 2], "stride": [2, 2], "padding": [[0, 0], [0, 0]]},
-            {"op": "reshape", "inputs": [4], "shape": [2]},
+            {"op": "max_pool", "inputs": [3], "window": [*pool], "stride": [*pool], "padding": [[0, 0], [0, 0]]},
+            {"op": "reshape", "inputs": [4], "shape": [features]},
             {"op": "dense", "inputs": [5]},
         ],
         "outputs": [6, 5],
@@ -276,9 +277,8 @@ def conv_ticket() -> Written:
     domain |= {"1.radius": stored(full / 8), "1.lower": stored(-full * np.inf), "1.upper": stored(full * 4)}
     domain |= {"2.x": stored(x, "F32")}
     kinds = ["box", "balls", "points"]
-    return write(
-        graph, target, layers, kinds, domain, [claim(i, k, [[9.0, 9.0], [9.0, 9.0]]) for i, k in enumerate(kinds)]
-    )
+    claims = [claim(i, kind, [[9.0] * 2, [9.0] * features]) for i, kind in enumerate(kinds)]
+    return write(graph, target, layers, kinds, domain, claims)
 
 
 DENSE, CONV = dense_ticket(), conv_ticket()

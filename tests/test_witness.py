@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 from random_witness import picked, stored_witness
-from test_checker_units import CONV, Written, fails
+from test_checker_units import Written, conv_ticket, fails
 
 from slth_compile.checker import certificate, tighten, verify
 from slth_compile.checker.witness import Listed
 from slth_compile.errors import VerificationError
 
 Tensors = dict[str, tuple[str, tuple[int, ...], bytes]]
+# Maxima of two can be split.
+CONV = conv_ticket((2, 1))
 DTYPES = {"I32": "<i4", "I64": "<i8"}
 
 
