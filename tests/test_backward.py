@@ -36,7 +36,7 @@ def test_never_below_the_exact_difference_at_length(cases: st.DataObject) -> Non
 
 
 @given(st.sampled_from(NETWORKS), seeds, st.booleans(), st.booleans(), st.sampled_from([1e-1, 1e-4, 1e-12]))
-@settings(max_examples=examples(20, 3), deadline=None)
+@settings(max_examples=examples(20, 2), deadline=None)
 def test_never_below_the_exact_difference(network, seed: int, nonnegative: bool, coarse: bool, size: float) -> None:
     rng = np.random.default_rng(seed)
     draw = drawer(rng, coarse)

@@ -150,10 +150,14 @@ def certify_enclosed(
     with np.errstate(all="ignore"):
         in_float64 = evaluated(graph, errors, FLOAT64)
     both = in_float64 or (graph, errors)
-    if isinstance(domain, Points) and effort != engine.QUICK and not engine.is_telling(*both, domain.regions()[0]):
-        # What float64 may round says more about float64 than about the networks.
-        enclosed = engine.enclose_closest(graph, errors, exact, domain.regions()[0], progress)
-        return certificate_of(enclosed, domain.kind, index), enclosed
+    if isinstance(domain, Points) and effort != engine.QUICK:
+        x = domain.regions()[0]
+        # Where intervals say little of numbers that are not rounded, they say less of those that are.
+        telling = engine.is_telling(graph, errors, x)
+        if not telling or not engine.is_telling(*both, x):
+            # What float64 may round says more about float64 than about the networks.
+            enclosed = engine.enclose_closest(graph, errors, None if telling else exact, x, progress)
+            return certificate_of(enclosed, domain.kind, index), enclosed
     options: dict[str, Any] = {"effort": effort, "branching": branching}
     enclosed = engine.enclose(*both, domain.regions(), domain.kind, **options, progress=progress)
     float32 = None

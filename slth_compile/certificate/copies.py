@@ -18,6 +18,7 @@ An evaluation of the target in floating point is one of this network too: a sum 
 from __future__ import annotations
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -49,15 +50,17 @@ def ticket_pair(
         ticket: Layout, source and masks.
         layers: Its exact sums.
     """
-    nodes: dict[int, Weighted] = {}
-    errors: dict[int, LayerErrors] = {}
-    for index, (position, layer) in enumerate(zip(graph.layers, layers, strict=True)):
-        node, layout = graph.nodes[position], ticket.layout.layers[index]
+
+    def enclosed(index: int) -> tuple[Weighted, LayerErrors]:
+        node, layer, layout = graph.nodes[graph.layers[index]], layers[index], ticket.layout.layers[index]
         assert isinstance(node, Weighted)
-        nodes[position] = repeated(node, layout.copies)
-        errors[position] = layer_errors(nodes[position], layer, layout.kernel, layout.bias)
-        if layout.direct:
-            nodes[position], errors[position] = _direct(ticket, index, node, layer, errors[position])
+        built = repeated(node, layout.copies)
+        errors = layer_errors(built, layer, layout.kernel, layout.bias)
+        return _direct(ticket, index, node, layer, errors) if layout.direct else (built, errors)
+
+    with ThreadPoolExecutor(2) as pool:
+        found = dict(zip(graph.layers, pool.map(enclosed, range(len(layers))), strict=True))
+    nodes, errors = {i: node for i, (node, _) in found.items()}, {i: own for i, (_, own) in found.items()}
     if ticket.layout.construction != BURKHOLZ:
         return graph, errors
     return widened(graph, ticket.layout, nodes), errors

@@ -182,16 +182,16 @@ def is_telling(graph: Graph, errors: Mapping[int, LayerErrors], x: np.ndarray) -
 def enclose_closest(
     graph: Graph, errors: Mapping[int, LayerErrors], exact: Exact | None, x: np.ndarray, progress: Progress = silent
 ) -> Enclosed:
-    """Enclosures of `g - f` at points, in real arithmetic: by intervals where they are narrow, else in fixed point.
+    """Enclosures of `g - f` at points, in real arithmetic: in fixed point, or else by intervals.
 
     Args:
         graph: The folded network `f`.
         errors: Of every weighted layer of `g`, by node position.
-        exact: Both networks' layers; None leaves it to intervals.
+        exact: Both networks' layers; None leaves it to intervals, as layers do that fixed point does not take.
         x: The points, float64, `(points, *input_shape)`.
         progress: Called as points are done.
     """
-    if exact is not None and not is_telling(graph, errors, x):
+    if exact is not None:
         try:
             return Enclosed(enclose_points(graph, exact, errors, x, progress), EXACT)
         except (OutOfPlacesError, OverflowError):
