@@ -46,30 +46,27 @@ def exact(array: np.ndarray) -> Fraction:
     return Fraction(float(np.broadcast_to(array, (1,))[0]))
 
 
-@given(numbers, numbers, leaks, shares, st.none() | st.tuples(st.floats(0, 1), st.floats(0, 1)))
+@given(numbers, numbers, leaks, shares)
 @settings(max_examples=400, deadline=None)
-def test_lines_hold_the_activation(a, b, leak, share, chosen) -> None:
+def test_lines_hold_the_activation(a, b, leak, share) -> None:
     y = interval(a, b)
     with QUIET():
-        found = l.activation_lines(y, leak, chosen)
+        found = l.activation_lines(y, leak)
     for at in (inside(y, share), min(max(Fraction(0), inside(y, Fraction(0))), inside(y, Fraction(1)))):
         value = leaky(at, leak)
         assert exact(found.lower_slope) * at + exact(found.lower_intercept) <= value
         assert value <= exact(found.upper_slope) * at + exact(found.upper_intercept)
 
 
-unit = st.floats(-1, 1)
-
-
-PLANES = (numbers, numbers, numbers, numbers, leaks, shares, shares, st.none() | st.tuples(unit, unit, unit, unit))
+PLANES = (numbers, numbers, numbers, numbers, leaks, shares, shares)
 
 
 @given(*PLANES)
 @settings(max_examples=600, deadline=None)
-def test_planes_hold_the_difference(a, b, p, q, leak, share, other, chosen) -> None:
+def test_planes_hold_the_difference(a, b, p, q, leak, share, other) -> None:
     y, d = interval(a, b), interval(p, q)
     with QUIET():
-        found = l.difference_planes(y, d, leak, chosen)
+        found = l.difference_planes(y, d, leak)
     ends = [inside(y, Fraction(k)) for k in (0, 1)]
     creases = [Fraction(0), *(-inside(d, Fraction(k)) for k in (0, 1)), inside(y, share), *ends]
     for at in (min(max(v, ends[0]), ends[1]) for v in creases):
@@ -118,8 +115,8 @@ def test_rounding_the_wrong_way_is_seen(name: str, monkeypatch: pytest.MonkeyPat
 
     @given(*PLANES)
     @settings(max_examples=600, deadline=None, database=None, phases=[Phase.generate])
-    def holds(a, b, p, q, leak, share, other, chosen) -> None:
-        test_planes_hold_the_difference.hypothesis.inner_test(a, b, p, q, leak, share, other, chosen)
+    def holds(a, b, p, q, leak, share, other) -> None:
+        test_planes_hold_the_difference.hypothesis.inner_test(a, b, p, q, leak, share, other)
 
     # any counterexample, not the smallest
     with pytest.raises(AssertionError):

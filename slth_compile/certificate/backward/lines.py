@@ -23,25 +23,21 @@ class Lines(NamedTuple):
     lower_intercept: Any
 
 
-def activation_lines(y: Interval, slope: float = 0.0, chosen: Any = None) -> Lines:
-    """Lines around `a(y) = max(y, slope * y)`: the chord above, any slope between the two sides' below.
+def activation_lines(y: Interval, slope: float = 0.0) -> Lines:
+    """Lines around `a(y) = max(y, slope * y)`: the chord above, a slope between the two sides' below.
+
+    Below it is the side's that `y` leans to, and moves from one to the other continuously.
 
     Args:
         y: The pre-activation.
         slope: Slope below zero, in [0, 1].
-        chosen: Slopes of the lower lines in [0, 1], 1 standing for the right side's; a default takes the side that `y`
-            leans to, and moves from one to the other continuously.
     """
     (low, high), xp = y, library(y.lower)
     on, off = low >= 0, high <= 0
     ends = steepened(low, slope, up), steepened(high, slope, up)
     chord = xp.clip((ends[1] - ends[0]) / xp.maximum(high - low, TINY), slope, 1.0)
     upper = xp.where(on, 1.0, xp.where(off, slope, chord))
-    if chosen is None:
-        lean = _STEEPNESS * (high / xp.maximum(high - low, TINY) - 0.5) + 0.5
-    else:
-        steep, lean = chosen
-        upper = xp.where(on, 1.0, xp.where(off, slope, xp.clip(steep, slope, 1.0)))
+    lean = _STEEPNESS * (high / xp.maximum(high - low, TINY) - 0.5) + 0.5
     lower = xp.where(on, 1.0, xp.where(off, slope, slope + (1 - slope) * xp.clip(lean, 0.0, 1.0)))
     knee = xp.clip(0.0, low, high)
     return Lines(
@@ -63,9 +59,7 @@ class Planes(NamedTuple):
     lower_intercept: Any
 
 
-def difference_planes(
-    y: Interval, d: Interval, slope: float = 0.0, chosen: tuple[Any, Any, Any, Any] | None = None
-) -> Planes:
+def difference_planes(y: Interval, d: Interval, slope: float = 0.0) -> Planes:
     """Planes around `h(y, d) = a(y + d) - a(y)` over the box of `(y, d)`.
 
     `h` is linear on each side of `y = 0` and of `y + d = 0`: less a plane, it is extremal where these lines and the
@@ -84,7 +78,6 @@ def difference_planes(
         y: The target's pre-activation.
         d: Ticket minus target, before the activation.
         slope: Slope below zero, in [0, 1].
-        chosen: Tilt and slope of the upper plane, then of the lower; the default by None.
     """
     (yl, yu), (dl, du), xp = y, d, library(d.lower)
     on = (yl >= 0) & (down(yl + dl) >= 0)
@@ -95,9 +88,6 @@ def difference_planes(
         return xp.where(known, 0.0, tilt), xp.where(on, 1.0, xp.where(off, slope, steep))
 
     above, below = _intercepts(y, d, slope)
-    if chosen is not None:
-        upper, lower = settled(*chosen[:2]), settled(*chosen[2:])
-        return Planes(*upper, above(*upper), *lower, below(*lower))
     flat, width = xp.zeros_like(dl), xp.maximum(du - dl, TINY)
     ends = [xp.where(end >= 0, yu, yl) for end in d], [xp.where(end >= 0, yl, yu) for end in d]
     tops, bottoms = ([rise(at, end, slope, up) for at, end in zip(line, d, strict=True)] for line in ends)
