@@ -310,7 +310,9 @@ def _measure(
                 steps=ATTACK_STEPS,
                 restarts=ATTACK_RESTARTS,
             )
-            attacks[index] = AttackRow(value=seen.value, steps=seen.steps, restarts=seen.restarts, inputs=seen.inputs)
+            attacks[index] = AttackRow(
+                value=seen.value, steps=seen.steps, restarts=seen.restarts, inputs=seen.inputs, climbs=seen.climbs
+            )
             progress("attack", index + 1, len(domains))
     evaluation = None
     if data is not None:

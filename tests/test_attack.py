@@ -33,7 +33,8 @@ def test_a_linear_difference_is_maximised_exactly() -> None:
     assert found.value == pytest.approx(best.max(), rel=1e-12)
     assert found.output == (0, int(best.argmax()))
     assert set(found.x) <= {0.0, 1.0}
-    assert (found.steps, found.restarts, found.attacked, found.outputs) == (20, 2, 3, 3)
+    assert (found.steps, found.restarts, found.climbs, found.attacked, found.outputs) == (20, 2, 2, 3, 3)
+    assert found.inputs == 2 * (1 + 3 * 2 * 2 * 21)
 
 
 def test_points_are_all_evaluated() -> None:
@@ -43,7 +44,7 @@ def test_points_are_all_evaluated() -> None:
     seen = np.abs(x @ error)
     assert found.value == pytest.approx(seen.max(), rel=1e-12)
     assert np.array_equal(found.x, x[seen.max(1).argmax()])
-    assert (found.steps, found.restarts, found.inputs) == (0, 0, 3000)
+    assert (found.steps, found.restarts, found.climbs, found.inputs) == (0, 0, 0, 3000)
 
 
 def test_balls_are_left_nowhere() -> None:
@@ -80,6 +81,50 @@ def test_bounds_hold_exactly_where_the_attack_ends(network) -> None:
     for leaf, values in zip(leaves, difference_at(case, found.x), strict=True):
         assert is_inside(leaf, 0, values)
     assert found.value > 0.05 * max(b.max() for b in bounds)
+
+
+@pytest.mark.parametrize("network", few(NETWORKS, NETWORKS[0], NETWORKS[2], NETWORKS[6]))
+def test_climbs_along_the_difference_are_never_undercut(network, plainly) -> None:
+    rng = np.random.default_rng(4)
+    draw = drawer(rng, False)
+    case = random_case(network(draw), rng, 1e-2, draw, True)
+    given = case.graph, _floats(case.target), _floats(case.ticket), Box(0.0, 1.0, case.graph.input_shape)
+    found, plain = (run(*given, steps=15, restarts=2, seed=5) for run in (attack, plainly))
+    assert found.value >= plain.value
+    for seen, least in zip(found.per_output, plain.per_output, strict=True):
+        assert np.all(seen >= least)
+
+
+def test_amplified_errors_show_the_way_to_a_unit_that_is_off(plainly) -> None:
+    """`g - f = relu((1 + e) x - .7) - relu(x - .7) - d x` with `d < e`: misleading below .7, largest at 1."""
+    e, d = 1e-3, 1e-4
+    layers = (np.array([[1.0, 1.0]]), np.array([-0.7, 0.0])), (np.array([[1.0], [1.0]]), None)
+    first, second = (n.Dense(inputs=(i,), kernel=w, bias=b) for i, (w, b) in zip((0, 2), layers, strict=True))
+    graph = Graph((n.Input(shape=(1,)), first, n.Relu(inputs=(1,)), second), (3,))
+    target = {i: LayerWeights(w, bias=b) for i, (w, b) in zip((1, 3), layers, strict=True)}
+    errors = {1: np.array([[e, 0.0]]), 3: np.array([[0.0], [-d]])}
+    ticket = {i: w._replace(positive=w.positive + errors[i]) for i, w in target.items()}
+    found, plain = (run(graph, target, ticket, Box(0.0, 1.0, (1,)), steps=20, restarts=1) for run in (attack, plainly))
+    assert plain.value <= 0.75 * d
+    assert found.value == pytest.approx(e - d, rel=1e-9) and found.x == 1.0
+
+
+def test_equal_networks(plainly) -> None:
+    graph, target, _, _ = linear(3, 2)
+    for run in (attack, plainly):
+        assert run(graph, target, target, Box(0.0, 1.0, (3,)), steps=2, restarts=1).value == 0.0
+
+
+@pytest.fixture
+def plainly(monkeypatch: pytest.MonkeyPatch):
+    """The attack with both climbs along the difference itself."""
+
+    def run(*given, **options) -> attack_module.Attack:
+        with monkeypatch.context() as patched:
+            patched.setattr(attack_module, "_amplification", lambda *_: 1.0)
+            return attack(*given, **options)
+
+    return run
 
 
 def _floats(weights: dict) -> dict:
