@@ -255,11 +255,12 @@ def by_forward(case: Case) -> Difference:
 
 
 def by_passes(case: Case) -> Difference:
-    balls._reached.clear_cache()
+    jitted: Any = balls._reached
+    jitted.clear_cache()
     try:
         return bound_difference_backward(case.graph, case.errors, *BALL)[0]
     finally:
-        balls._reached.clear_cache()
+        jitted.clear_cache()
 
 
 def by_lengths(case: Case) -> Difference:
@@ -288,7 +289,7 @@ def test_turns_keep_their_length(engine_of: Callable[[Case], Difference]) -> Non
 
 
 def _shorter(found: Any) -> Any:
-    if isinstance(found, tuple):
+    if hasattr(found, "_fields"):
         return found._replace(**{name: getattr(found, name) * (1 - 1e-6) for name in found._fields[-1:]})
     return found * (1 - 1e-6)
 

@@ -146,6 +146,19 @@ def test_four_alike_cost_three_quarters_of_their_difference() -> None:
             np.testing.assert_allclose(gap, 0.75)
 
 
+def test_which_of_two_alike_is_above_by_a_rounding_makes_no_difference() -> None:
+    """One side may find the first of them surely above the second, and the other may not."""
+    ends, found = Interval(-np.ones(1), np.ones(1)), []
+    for shift in (-1e-13, 0.0, 1e-13):
+        near = Interval(np.full(1, shift - 1e-15), np.full(1, shift + 1e-15))
+        among = dict.fromkeys(itertools.combinations(range(4), 2), Pair(ends, ends)) | {(0, 1): Pair(near, near)}
+        found.append([planes for side in both_sides([Pair(ends, ends)] * 4, among) for planes in side])
+    for planes in zip(*found, strict=True):
+        for same in zip(*planes, strict=True):
+            np.testing.assert_allclose(same[0], same[1], atol=1e-6)
+            np.testing.assert_allclose(same[2], same[1], atol=1e-6)
+
+
 def test_windows_are_taken_in_fours() -> None:
     pool = n.MaxPool(inputs=(0,), window=(3, 3), stride=(1, 1), padding=((0, 0), (0, 0)))
     net = networks.rewritten(Graph((n.Input(shape=(4, 4, 1)), pool), (1,)))
@@ -155,7 +168,7 @@ def test_windows_are_taken_in_fours() -> None:
     assert sum(isinstance(node, Larger) for node in net.nodes) == 1
 
 
-def _without_one(u: np.ndarray) -> np.ndarray:
+def _without_one(u: np.ndarray, size: np.ndarray) -> np.ndarray:
     """The first element counts as a winner only where no other one does."""
     found = np.all(u >= 0, axis=1)
     found[0] &= ~found[1:].any(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -18,6 +19,8 @@ from slth_compile.certificate.backward.engine import bound_difference_backward, 
 from slth_compile.certificate.difference import Difference, LayerErrors
 from slth_compile.checker import maxima as checked
 from slth_compile.checker import tighten
+from slth_compile.checker.witness import Listed
+from slth_compile.checker.witness import Witness as CheckerWitness
 from slth_compile.graph import nodes as n
 from slth_compile.graph.graph import Graph
 
@@ -40,10 +43,24 @@ def pools(draw: Draw) -> Graph:
     return Graph(nodes, (10,))
 
 
-def drawn(seed: int, coarse: bool):
+def at_the_end(draw: Draw) -> Graph:
+    """A pool of four that is an output and that a relu reads, another output behind it."""
+    nodes = (
+        n.Input(shape=(3,)),
+        n.Dense(inputs=(0,), kernel=draw(3, 6), bias=draw(6)),
+        n.Relu(inputs=(1,)),
+        n.Dense(inputs=(2,), kernel=draw(6, 8), bias=draw(8)),
+        n.Reshape(inputs=(3,), shape=(8, 1)),
+        n.MaxPool(inputs=(4,), window=(4,), stride=(2,), padding=((0, 0),)),
+        n.Relu(inputs=(5,)),
+    )
+    return Graph(nodes, (5, 6), ("maximum", "relu"))
+
+
+def drawn(seed: int, coarse: bool, network: Callable[[Draw], Graph] = pools):
     rng = np.random.default_rng(seed)
     draw = drawer(rng, coarse, 0.5)
-    case = random_case(pools(draw), rng, 1e-2, draw, False)
+    case = random_case(network(draw), rng, 1e-2, draw, False)
     return rng, case, random_regions(rng, case.graph.input_shape, False, coarse)
 
 
@@ -104,23 +121,26 @@ def test_a_missing_intercept_is_seen(module, name: str, monkeypatch: pytest.Monk
     assert any(seen.max() > leaf.upper[0, 0] for leaf in sides)
 
 
-@pytest.mark.parametrize("coarse", [False, True])
-def test_both_sides_agree(coarse: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("coarse", "network"), [(False, pools), (True, pools), (False, at_the_end)])
+def test_both_sides_agree(coarse: bool, network: Callable[[Draw], Graph], monkeypatch: pytest.MonkeyPatch) -> None:
     """To 1e-9, with cases and without, once the compiler's allowance for summing up is made small."""
     monkeypatch.setattr(noise, "SPARE", 1 + 2.0**-40)
-    _, case, (lower, upper) = drawn(3, coarse)
+    _, case, (lower, upper) = drawn(3, coarse, network)
     case = without_radii(case)
     net = checker_net(case)
     plain = bound_difference_backward(case.graph, case.errors, lower, upper)
     branched, witness = bound_difference_branched(case.graph, case.errors, lower, upper, 2)
     assert len(witness.rows)
+    CheckerWitness(0, witness.regions, Listed(witness.rows, witness.splits)).check(net.targets)
     for region in range(REGIONS):
-        for (expected,), listed in ((plain, None), (branched, of_region(witness, region))):
+        for leaves, listed in ((plain, None), (branched, of_region(witness, region))):
             some = slice(region, region + 1)
-            (own,) = tighten.output_differences(net, lower[some], upper[some], listed=listed)
-            assert own is not None
-            for end in ("lower", "upper"):
-                np.testing.assert_allclose(getattr(own, end)[0], getattr(expected, end)[region], rtol=1e-9, atol=1e-12)
-            largest = np.maximum(-expected.lower, expected.upper)[region]
-            assert np.all(np.maximum(-own.lower, own.upper)[0] <= largest * (1 + 1e-12) + 2.0**-800)
+            found = tighten.output_differences(net, lower[some], upper[some], listed=listed)
+            for own, expected in zip(found, leaves, strict=True):
+                assert own is not None
+                ends = [(getattr(own, end)[0], getattr(expected, end)[region]) for end in ("lower", "upper")]
+                for mine, theirs in ends:
+                    np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-12)
+                largest = np.maximum(-expected.lower, expected.upper)[region]
+                assert np.all(np.maximum(-own.lower, own.upper)[0] <= largest * (1 + 1e-12) + 2.0**-800)
     assert np.any(branched[0].upper < plain[0].upper * 0.999)

@@ -17,6 +17,7 @@ from slth_compile.checker.arithmetic import TINY, Interval, gamma, up
 from slth_compile.checker.operations import State, shifted
 
 _ALIKE = 2.0**-20  # of the largest difference: keeps the shares of equal elements apart from 0 / 0
+_CLEAR = 2.0**-30  # of the largest element: a lead that no rounding makes up for, here or elsewhere
 _TURN = 16.0  # how fast the plane below turns from one element to another
 
 Pairs = Mapping[tuple[int, int], State]
@@ -49,8 +50,10 @@ def planes_of_maximum(
         operands = [*operands, State(zero, None if before_relu.d is None else zero)]
     count = len(operands)
     x = _exceeding(count, {place: state.x for place, state in pairs.items()})
-    old = _bent_off(_can_win(x), None if before_relu is None else before_relu.x)
-    loose = _slack([state.x for state in operands])
+    largest = _largest([state.x for state in operands])
+    lead = _CLEAR * largest
+    old = _bent_off(_can_win(x, lead), None if before_relu is None else before_relu.x)
+    loose = _slack(largest, count)
     shares = _shares(x)
     above = _normal(shares, old)
     below = _normal({place: np.clip(_TURN * (own - 0.5) + 0.5, 0, 1) for place, own in shares.items()}, old)
@@ -59,11 +62,11 @@ def planes_of_maximum(
     if len(changes) < len(pairs):
         return of_x, None
     d = _exceeding(count, changes)
-    new = _can_win({place: up(own + d[place]) for place, own in x.items()})
+    new = _can_win({place: up(own + d[place]) for place, own in x.items()}, lead)
     if before_relu is not None and before_relu.d is not None:
         new = _bent_off(new, shifted(before_relu.x, before_relu.d))
     back = {(i, j): d[j, i] for i, j in d}
-    loose = _slack([state.d for state in operands if state.d is not None])
+    loose = _slack(_largest([state.d for state in operands if state.d is not None]), count)
     above, below = _normal(_shares(d), new), _normal(_shares(back), old)
     over, under = up(_gap(d, above, new) + loose), up(_gap(back, below, old) + loose)
     return of_x, Weighted(np.stack(above), over, np.stack(below), -under)
@@ -85,10 +88,10 @@ def _count(excess: Excess) -> int:
     return 1 + max(i for i, _ in excess)
 
 
-def _can_win(excess: Excess) -> list[np.ndarray]:
-    """For every element whether none of the others is above it everywhere."""
+def _can_win(excess: Excess, lead: np.ndarray) -> list[np.ndarray]:
+    """For every element whether none of the others is above it everywhere, and by more than so much."""
     n = _count(excess)
-    return [np.logical_and.reduce([excess[i, j] >= 0 for j in range(n) if j != i]) for i in range(n)]
+    return [np.logical_and.reduce([excess[i, j] >= -lead for j in range(n) if j != i]) for i in range(n)]
 
 
 def _bent_off(can_win: list[np.ndarray], top: Interval | None) -> list[np.ndarray]:
@@ -136,7 +139,10 @@ def _gap(excess: Excess, weights: list[np.ndarray], can_win: list[np.ndarray]) -
     return highest
 
 
-def _slack(elements: list[Interval]) -> np.ndarray:
+def _largest(elements: list[Interval]) -> np.ndarray:
+    return np.maximum.reduce([np.maximum(-v.lower[0], v.upper[0]) for v in elements])
+
+
+def _slack(largest: np.ndarray, count: int) -> np.ndarray:
     """Weights are off a sum of one by a few roundings, worth that much of the largest element."""
-    size = np.maximum.reduce([np.maximum(-v.lower[0], v.upper[0]) for v in elements])
-    return up(size * gamma(4 * len(elements)) + TINY)
+    return up(largest * gamma(4 * count) + TINY)

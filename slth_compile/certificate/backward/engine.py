@@ -138,7 +138,7 @@ def _enter(walk: Walk, k: int) -> None:
         walk.between[k] = _apart(walk, k, *node.inputs)
     elif isinstance(node, Largest):
         places = itertools.combinations(range(len(node.inputs)), 2)
-        walk.among[k] = {(i, j): _apart(walk, k, node.inputs[i], node.inputs[j]) for i, j in places}
+        walk.among[k] = {(i, j): _apart(walk, None, node.inputs[i], node.inputs[j]) for i, j in places}
     elif isinstance(node, ACTIVATIONS) and not _is_exact(walk, node.inputs[0]):
         everything = not isinstance(node, n.Relu | n.LeakyRelu)
         _tighten(walk, node.inputs[0], k, everything)
@@ -162,7 +162,7 @@ def _is_exact(walk: Walk, k: int) -> bool:
     return k in walk.plain or (isinstance(node, n.Convolution | n.Dense) and node.inputs[0] in walk.plain)
 
 
-def _apart(walk: Walk, reader: int, first: int, second: int) -> Pair:
+def _apart(walk: Walk, reader: int | None, first: int, second: int) -> Pair:
     """Enclosures of the difference of two operands of a maximum."""
     return _tightened(walk, Start(first, second, False, reader), difference_of([walk.pairs[first], walk.pairs[second]]))
 
@@ -171,7 +171,7 @@ def _above_zero(walk: Walk, k: int) -> dict[tuple[int, int], Pair]:
     """Operands of the maximum at `k`, tightened where the relu behind it is open, by their places beside a zero."""
     inputs, (x, d) = walk.both.net.nodes[k].inputs, walk.pairs[k]
     on, off = _surely(x, d)
-    starts = [Start(i, None, False, k) for i in inputs]
+    starts = [Start(i, None, False, None) for i in inputs]
     return {
         (place, len(inputs)): _tightened(walk, start, walk.pairs[start.node], where=~on & ~off)
         for place, start in enumerate(starts)

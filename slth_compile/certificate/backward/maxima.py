@@ -27,6 +27,8 @@ from slth_compile.certificate.rounding import TINY, UNIT_ROUNDOFF, up
 _STEEPNESS = 16.0
 # Of the largest difference: what the elements of a pair that are one and the same share.
 _SHARED = 2.0**-20
+# Of the largest element: so far below zero no difference of elements that are alike is rounded, by anybody.
+_ALIKE = 2.0**-30
 
 
 class Planes(NamedTuple):
@@ -54,7 +56,7 @@ def planes_of(
     """
     u = _matrix([pair.x for pair in among.values()], list(among), len(operands))
     size = np.max([_size(pair.x) for pair in operands], 0)
-    old = _wins(u)
+    old = _wins(u, size)
     if top is not None:
         old = _above_zero(old, top.x)
     value = value_planes(u, size, old)
@@ -63,7 +65,7 @@ def planes_of(
         return value, None
     v = _matrix(ds, list(among), len(operands))
     moved = np.max([_size(pair.d) for pair in operands if pair.d is not None], 0)
-    new = _wins(up(u + v))
+    new = _wins(up(u + v), size)
     if top is not None and top.d is not None:
         new = _above_zero(new, e.added(top.x, top.d))
     return value, difference_planes(v, moved, old, new)
@@ -120,9 +122,9 @@ def difference_planes(v: np.ndarray, size: np.ndarray, old: np.ndarray, new: np.
     return Planes(upper, up(_most(v, upper, new) + room), lower, -up(_most(turned, lower, old) + room))
 
 
-def _wins(u: np.ndarray) -> np.ndarray:
-    """Which elements may be the largest, `(n, ...)`: no other one is surely above them."""
-    return np.all(u >= 0, axis=1)
+def _wins(u: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """Which elements may be the largest, `(n, ...)`: no other one is clearly above them."""
+    return np.all(u >= -_ALIKE * size, axis=1)
 
 
 def _above_zero(wins: np.ndarray, top: e.Interval) -> np.ndarray:

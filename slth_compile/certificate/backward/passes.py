@@ -37,13 +37,14 @@ class Start:
         node: An element of this node's output.
         less: A node of the same shape, whose element is subtracted; None for none.
         difference: True for `d`, False for `x`.
-        reader: The node for whose sake: an activation, or `node` itself where it is an output.
+        reader: The node for whose sake: an activation, or `node` itself where it is an output; None for the sake of
+            a `Largest`, whose passes have no number.
     """
 
     node: int
     less: int | None
     difference: bool
-    reader: int
+    reader: int | None
 
 
 class Rows(NamedTuple):

@@ -40,6 +40,8 @@ class Targets:
 
     def first(self, start: Start) -> int | None:
         """The number of the first element that a pass starts at; None for what has no number."""
+        if start.reader is None:
+            return None
         if start.reader in self.bends and start.node != start.reader:
             return self.unit(start.reader)
         if start.reader in self.leaves:
