@@ -93,3 +93,13 @@ def test_widths_are_the_least():
     counts = np.random.default_rng(2).binomial(width // 2, 0.5, (200, 1000))
     assert (counts.min(1) < 5).mean() > 0.5
     assert (np.random.default_rng(3).binomial(width, 0.5, (200, 1000)).min(1) < 5).mean() < 0.05
+
+
+def test_pensias_plan_promises_for_all_errors() -> None:
+    rng = np.random.default_rng(0)
+    kernels = rng.uniform(-1, 1, (6, 5)), rng.uniform(-1, 1, (5, 3))
+    nodes = (Input(shape=(6,)), Dense(inputs=(0,), kernel=kernels[0]), Relu(inputs=(1,)), Dense(inputs=(2,), kernel=kernels[1]))
+    planned = script("pensia2020").plan_network(Graph(nodes, (3,)), rng.uniform(0, 1, (4, 6)), "closest")
+    assert (planned.promise, planned.layout.construction) == ("all", "pensia")
+    assert [layer.kernel.window for layer in planned.layout.layers] == [21, 21]
+    assert planned.layout.failure is not None and planned.layout.failure <= 1e-3

@@ -38,6 +38,7 @@ from slth_compile.errors import UnreachableError
 from slth_compile.graph.graph import Graph
 from slth_compile.graph.nodes import Dense, Input, Relu
 from slth_compile.measure import largest_output, quality
+from slth_compile.plan.budget import ALL
 from slth_compile.plan.plan import Plan, predict
 from slth_compile.plan.width import GAINS, Problems, least_width, limits_of
 from slth_compile.progress import silent
@@ -96,7 +97,7 @@ def plan_network(graph: Graph, images: np.ndarray, objective: str) -> Plan:
         objective=objective,
         construction=PENSIA,
     )
-    return predict(graph, layout, promised)
+    return predict(graph, layout, promised, ALL)
 
 
 def solve(graph: Graph, planned: Plan, seed: int) -> tuple[Ticket | None, float, float]:
