@@ -97,8 +97,8 @@ def test_widths_are_the_least():
 
 def test_pensias_plan_promises_for_all_errors() -> None:
     rng = np.random.default_rng(0)
-    kernels = rng.uniform(-1, 1, (6, 5)), rng.uniform(-1, 1, (5, 3))
-    nodes = (Input(shape=(6,)), Dense(inputs=(0,), kernel=kernels[0]), Relu(inputs=(1,)), Dense(inputs=(2,), kernel=kernels[1]))
+    dense = [Dense(inputs=(at,), kernel=rng.uniform(-1, 1, shape)) for at, shape in ((0, (6, 5)), (2, (5, 3)))]
+    nodes = (Input(shape=(6,)), dense[0], Relu(inputs=(1,)), dense[1])
     planned = script("pensia2020").plan_network(Graph(nodes, (3,)), rng.uniform(0, 1, (4, 6)), "closest")
     assert (planned.promise, planned.layout.construction) == ("all", "pensia")
     assert [layer.kernel.window for layer in planned.layout.layers] == [21, 21]
