@@ -339,6 +339,24 @@ def test_smooth_nodes_go_on_in_intervals() -> None:
     assert np.all(soft.upper - soft.lower < 1e-13)
 
 
+def test_points_that_do_not_fit_at_once_are_enclosed_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunk by chunk, the last one not full, every point as it is alone."""
+    rng = np.random.default_rng(7)
+    f, g = deep(rng, depth=4), deep(rng, depth=4)
+    pair, x = pair_of(f, g), rng.uniform(0, 1, (5, 16))
+    assert pair.exact is not None
+    (together,) = enclose_points(pair.graph, pair.exact, pair.errors, x)
+    monkeypatch.setattr(points, "_points_at_once", lambda *_: 2)
+    told = []
+    (found,) = enclose_points(pair.graph, pair.exact, pair.errors, x, lambda *step: told.append(step))
+    assert told[-1] == ("certify", 5, 5)
+    assert found.lower.shape == together.lower.shape == (5, *pair.graph.shapes[pair.graph.outputs[0]])
+    for row, point in enumerate(x):
+        moved = np.subtract(exact_evaluate(g, point)[0], exact_evaluate(f, point)[0])
+        assert is_inside(found, row, moved)
+        assert is_inside(together, row, moved)
+
+
 def test_scalars_are_left_to_intervals() -> None:
     nodes = (n.Input(shape=(2, 3)), n.Dense(inputs=(0,), kernel=np.ones((3, 2))), n.Mean(inputs=(1,), axes=(0, 1)))
     graph = Graph((*nodes, n.LeakyRelu(inputs=(2,), slope=0.5)), (3,))
@@ -363,7 +381,6 @@ def test_intervals_serve_where_limbs_do_not(monkeypatch: pytest.MonkeyPatch) -> 
         raise OutOfPlacesError
 
     monkeypatch.setattr(engine, "enclose_points", fails)
-    monkeypatch.setattr(engine, "is_telling", lambda *_: False)
     x = rng.uniform(0, 1, (2, 16))
     assert engine.enclose_closest(pair.graph, pair.errors_on(Points(x)), pair.exact, x).method == "points"
     assert exact_layers(f).keys() == pair.errors.keys()
