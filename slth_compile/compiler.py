@@ -310,9 +310,7 @@ def _measure(
                 steps=ATTACK_STEPS,
                 restarts=ATTACK_RESTARTS,
             )
-            attacks[index] = AttackRow(
-                value=seen.value, steps=seen.steps, restarts=seen.restarts, inputs=seen.inputs, climbs=seen.climbs
-            )
+            attacks[index] = AttackRow(value=seen.value, steps=seen.steps, restarts=seen.restarts, inputs=seen.inputs)
             progress("attack", index + 1, len(domains))
     evaluation = None
     if data is not None:

@@ -1,11 +1,9 @@
 """How large the difference is seen to be: a lower bound beside the certificate, found by projected gradient.
 
-Where a relu or a pool switches for one network and not yet for the other, `g - f` bends, and its gradient does not see
-it coming: with errors `E` of the weights `W` it is the difference of two nearly equal slopes, blind to all switches but
-those in a distance of `E`. The difference of a network with larger errors, `f_{W + a E} - f_W`, feels them from `a`
-times as far away, but has its maximum elsewhere. So every start is climbed twice: along `g - f`, and along
-`f_{W + a E} - f_W` while `a` falls from where the errors are a quarter of the weights to 1, where both are the same. On
-both ways `g - f` itself decides what is the best.
+What is climbed is not `g - f` itself. With `f_{W + t E}` the networks between both, `g - f` is about `d/dt f` halfway.
+That depends on which units are on, and its gradient does not see them switch. So the units switch gradually
+(`gradual`), at a temperature that falls while the steps get shorter, from where every unit counts half wherever it is.
+On the way `g - f` itself decides what is the best.
 """
 
 from __future__ import annotations
@@ -14,7 +12,8 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +21,7 @@ import numpy as np
 from jax import lax
 
 from slth_compile.certificate.activations import FEW_INPUTS, activations
+from slth_compile.certificate.gradual import gradual
 from slth_compile.domain import Balls, Domain, Points
 from slth_compile.graph.evaluate import ArrayLike, LayerWeights, evaluate
 from slth_compile.graph.graph import Graph
@@ -31,8 +31,8 @@ MAX_OUTPUTS = 64
 
 _ROWS = 1024
 
-# Of the weights: at as much as the weights the switches are those of another network, at a thirtieth few are felt.
-_LARGEST_ERRORS = 0.25
+# Where hardly any unit is decided, and where nearly all are, by how far they move within a region.
+_TEMPERATURES = (30.0, 0.1)
 
 Weights = Mapping[int, LayerWeights]
 Clips = tuple[Mapping[int, bool], ...]
@@ -48,7 +48,6 @@ class Attack:
         output: Where: the output leaf, then the index of the element.
         steps: Gradient steps from every start; 0 for named points.
         restarts: Starts in every region; 0 for named points.
-        climbs: Climbs from every start, of every output and sign; 0 for named points.
         inputs: How many inputs were evaluated on the way.
         attacked: How many output elements were maximised one by one.
         outputs: How many there are; attacks leave out the smallest beyond `MAX_OUTPUTS`.
@@ -60,7 +59,6 @@ class Attack:
     output: tuple[int, ...]
     steps: int
     restarts: int
-    climbs: int
     inputs: int
     attacked: int
     outputs: int
@@ -83,11 +81,10 @@ def attack(
     Every output element is maximised and minimised from every start, in every ball or in those `samples` whose centres
     show most, by
 
-        x <- clip(x + r_k (upper - lower) sign(gradient of f_{W + a_k E}(x) - f_W(x))),   E = W_g - W,
+        x <- clip(x + r_k (upper - lower) sign(gradient of d/dt f_{W + t E}(x) at t = 1/2)),   E = W_g - W,
 
-    `r_k` falling linearly from 1/4 to 0: once with `a_k = 1`, which climbs `g - f`, and once with `a_k` falling
-    geometrically from `.25 |W| / |E|` (Frobenius norms of all kernels together) to 1. What counts is the largest
-    `|g - f|` on the way.
+    `r_k` falling linearly from 1/4 to 0, and the temperature of `gradual.gradual` geometrically from 30 to .1. What
+    counts is the largest `|g - f|` on the way.
 
     Named points are all evaluated instead.
 
@@ -106,7 +103,7 @@ def attack(
     if isinstance(domain, Points) and len(lower) <= FEW_INPUTS:
         eager = functools.partial(_difference_in_numpy, graph)
         pair = (target_weights, ticket_weights)
-        return _best(graph, eager, pair, lower, (0, 0, 0), inputs=len(lower), attacked=None)
+        return _best(graph, eager, pair, lower, (0, 0), inputs=len(lower), attacked=None)
     with jax.enable_x64(True):
         weights = tuple(
             {i: w._replace(clip=None) for i, w in weights.items()} for weights in (target_weights, ticket_weights)
@@ -114,7 +111,7 @@ def attack(
         weights = jax.device_put(jax.tree.map(lambda a: np.asarray(a, np.float64), weights))
         difference = jax.jit(functools.partial(_difference, graph, clips))
         if isinstance(domain, Points):
-            return _best(graph, difference, weights, lower, (0, 0, 0), inputs=len(lower), attacked=None)
+            return _best(graph, difference, weights, lower, (0, 0), inputs=len(lower), attacked=None)
         starts = np.empty((0, *lower.shape[1:]))
         if isinstance(domain, Balls):
             # The centres of all balls, and the balls in which they show most.
@@ -125,24 +122,32 @@ def attack(
         ends = [starts]
         share = np.random.default_rng(seed).uniform(size=(restarts, *lower.shape))
         share[0] = 0.5
-        starts = np.clip(lower + share * (upper - lower), lower, upper).reshape(-1, *lower.shape[1:])
-        lows, highs = (np.tile(v, (restarts, *(1,) * (v.ndim - 1))) for v in (lower, upper))
-        seen = np.abs(np.concatenate([np.asarray(difference(weights, rows)) for rows in _chunks(starts)]))
+        starts = np.clip(lower + share * (upper - lower), lower, upper)
+        rows = starts.reshape(-1, *lower.shape[1:])
+        ends.append(rows)
+        seen = np.abs(np.concatenate([np.asarray(difference(weights, some)) for some in _chunks(rows)]))
         picks = np.sort(np.argsort(seen.max(axis=0))[::-1][:MAX_OUTPUTS])
         climb = jax.jit(functools.partial(_climb, graph, clips))
-        climbs = [np.geomspace(a, 1.0, steps + 1) for a in (1.0, _amplification(target_weights, ticket_weights))]
-        chunks = list(zip(*map(_chunks, (starts, lows, highs)), strict=True))
-        ends.append(starts)
-        for pick in picks:
-            for sign, amplifications in itertools.product((1.0, -1.0), climbs):
-                ends += [np.asarray(climb(weights, amplifications, *rows, pick, sign)) for rows in chunks]
-        inputs = len(ends[0]) + len(starts) * (1 + 2 * len(climbs) * len(picks) * (steps + 1))
-        effort = (steps, restarts, len(climbs))
+        temperatures = np.geomspace(*_TEMPERATURES, steps + 1)
+        for pick, sign in itertools.product(picks, (1.0, -1.0)):
+            ends += [
+                np.asarray(climb(weights, temperatures, *some, pick, sign)) for some in _groups(starts, lower, upper)
+            ]
+        inputs = len(ends[0]) + len(rows) * (1 + 2 * len(picks) * (steps + 1))
+        effort = (steps, restarts)
         return _best(graph, difference, weights, np.concatenate(ends), effort, inputs=inputs, attacked=len(picks))
 
 
 def _chunks(rows: np.ndarray) -> list[np.ndarray]:
     return [rows[i : i + _ROWS] for i in range(0, len(rows), _ROWS)]
+
+
+def _groups(starts: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
+    """Starts of some regions, `(starts, regions, *input_shape)`, and the regions' ends: `_ROWS` starts at a time."""
+    step = max(1, _ROWS // len(starts))
+    for first, region in itertools.product(range(0, len(starts), _ROWS), range(0, len(lower), step)):
+        regions = slice(region, region + step)
+        yield starts[first : first + _ROWS, regions], lower[regions], upper[regions]
 
 
 def _difference(graph: Graph, clips: Clips, weights: tuple[Weights, ...], x: jax.Array) -> jax.Array:
@@ -160,57 +165,59 @@ def _difference_in_numpy(graph: Graph, weights: tuple[Weights, ...], x: np.ndarr
     return np.concatenate([(ticket[i] - target[i]).reshape(len(x), -1) for i in graph.outputs], axis=1)
 
 
-def _amplification(target: Weights, ticket: Weights) -> float:
-    """Where `a` begins: `_LARGEST_ERRORS |W| / |E|`, at least 1; 1 where no kernel has an error."""
-    kernels = [np.asarray(w.positive, np.float64) for w in target.values()]
-    errors = [np.asarray(ticket[i].positive, np.float64) - kernel for i, kernel in zip(target, kernels, strict=True)]
-    size, error = (math.sqrt(sum(float(np.vdot(a, a)) for a in arrays)) for arrays in (kernels, errors))
-    return max(1.0, _LARGEST_ERRORS * size / error) if error else 1.0
+def _between(target: LayerWeights, ticket: LayerWeights) -> tuple[LayerWeights, LayerWeights]:
+    """A layer halfway between both networks, and what the ticket's has more than the target's."""
 
+    def pair(v: ArrayLike | None, w: ArrayLike | None) -> tuple[Any, Any]:
+        return (None, None) if v is None else (0.5 * v, v) if w is None else (0.5 * (v + w), v - w)
 
-def _amplified(target: LayerWeights, ticket: LayerWeights, a: jax.Array) -> LayerWeights:
-    """`W + a E` as `W_g + (a - 1) E`, which is `W_g` itself at 1."""
-
-    def larger(v: ArrayLike | None, w: ArrayLike | None) -> ArrayLike | None:
-        return None if v is None else v + (a - 1) * (v if w is None else v - w)
-
-    own = larger(ticket.positive, target.positive)
-    assert own is not None
-    below = larger(ticket.negative, target.positive if target.negative is None else target.negative)
-    return LayerWeights(own, below, larger(ticket.bias, target.bias), ticket.clip)
+    below = target.positive if target.negative is None else target.negative
+    parts = pair(ticket.positive, target.positive), pair(ticket.negative, below), pair(ticket.bias, target.bias)
+    halfway, more = (ticket._make((*arrays, None)) for arrays in zip(*parts, strict=True))
+    return halfway, more
 
 
 def _climb(
     graph: Graph,
     clips: Clips,
     weights: tuple[Weights, ...],
-    amplifications: jax.Array,
-    start: jax.Array,
+    temperatures: jax.Array,
+    starts: jax.Array,
     lower: jax.Array,
     upper: jax.Array,
     pick: jax.Array,
     sign: jax.Array,
 ) -> jax.Array:
-    """The best input met on the way from every start, a step for every `a`."""
+    """The best input met on the way from every start, a step for every temperature, `(starts * regions, ...)`."""
     target, ticket = weights
+    start = starts.reshape(-1, *lower.shape[1:])
+    lower, upper = (jnp.broadcast_to(end, starts.shape).reshape(start.shape) for end in (lower, upper))
+    layers = {i: _between(target[i], w) for i, w in ticket.items()}
+    halfway, more = ({i: pair[side] for i, pair in layers.items()} for side in (0, 1))
 
-    def objective(x: jax.Array, a: jax.Array) -> tuple[jax.Array, jax.Array]:
-        larger = {i: _amplified(target[i], w, a) for i, w in ticket.items()}
-        climbed, values = (sign * _difference(graph, clips, (target, w), x)[:, pick] for w in (larger, ticket))
-        return climbed.sum(), values
+    def objective(x: jax.Array, temperature: jax.Array) -> jax.Array:
+        functions = gradual(graph, temperature, len(starts))
+
+        def outputs(w: Weights) -> jax.Array:
+            clipped = {i: layer._replace(clip=clips[1][i]) for i, layer in w.items()}
+            leaves = evaluate(graph, x, clipped, functions=functions)
+            return jnp.concatenate([leaf.reshape(len(x), -1) for leaf in leaves], axis=1)[:, pick]
+
+        return sign * jax.jvp(outputs, (halfway,), (more,))[1].sum()
 
     def step(carry: tuple[jax.Array, jax.Array, jax.Array], now: tuple[jax.Array, jax.Array]):
         x, best, at_best = carry
-        size, a = now
-        (_, values), gradient = jax.value_and_grad(objective, has_aux=True)(x, a)
+        size, temperature = now
+        values = sign * _difference(graph, clips, weights, x)[:, pick]
         better = values > best
         at_best = jnp.where(better.reshape(-1, *(1,) * (x.ndim - 1)), x, at_best)
-        moved = jnp.clip(x + size * (upper - lower) * jnp.sign(gradient), lower, upper)
+        uphill = jnp.sign(jnp.nan_to_num(jax.grad(objective)(x, temperature)))
+        moved = jnp.clip(x + size * (upper - lower) * uphill, lower, upper)
         return (moved, jnp.maximum(values, best), at_best), None
 
-    sizes = jnp.linspace(0.25, 0.0, len(amplifications))
+    sizes = jnp.linspace(0.25, 0.0, len(temperatures))
     first = (start, jnp.full(start.shape[:1], -jnp.inf), start)
-    return lax.scan(step, first, (sizes, amplifications))[0][2]
+    return lax.scan(step, first, (sizes, temperatures))[0][2]
 
 
 def _best(
@@ -218,12 +225,12 @@ def _best(
     difference: Callable[..., jax.Array | np.ndarray],
     weights: tuple[Weights, ...],
     x: np.ndarray,
-    effort: tuple[int, int, int],
+    effort: tuple[int, int],
     *,
     inputs: int,
     attacked: int | None,
 ) -> Attack:
-    """The row of `x`, and the output element, with the largest difference; `effort` is steps, restarts, climbs."""
+    """The row of `x`, and the output element, with the largest difference; `effort` is steps, restarts."""
     best, where, at = -1.0, 0, x[0]
     elements: list[np.ndarray] = []
     for rows in _chunks(x):
@@ -238,14 +245,13 @@ def _best(
     leaf = int(np.searchsorted(np.cumsum(sizes), where, side="right"))
     index = np.unravel_index(where - sum(sizes[:leaf]), shapes[leaf])
     count = sum(sizes)
-    steps, restarts, climbs = effort
+    steps, restarts = effort
     return Attack(
         value=best,
         x=np.array(at),
         output=(leaf, *map(int, index)),
         steps=steps,
         restarts=restarts,
-        climbs=climbs,
         inputs=inputs,
         attacked=count if attacked is None else attacked,
         outputs=count,

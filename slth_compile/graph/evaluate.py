@@ -49,7 +49,7 @@ def evaluate(
     x: ArrayLike,
     weights: Mapping[int, LayerWeights] | None = None,
     *,
-    layers: Mapping[int, Callable[[jax.Array], jax.Array]] | None = None,
+    functions: Mapping[int, Callable[[jax.Array], jax.Array]] | None = None,
 ) -> tuple[jax.Array, ...]:
     """Every output of the network on a batch.
 
@@ -57,21 +57,21 @@ def evaluate(
         graph: The network, folded or not.
         x: Inputs, shape `(batch, *input_shape)`; its dtype is the dtype of the whole evaluation.
         weights: Weights to use instead of the graph's own, by node position.
-        layers: Functions to use in place of weighted nodes, by node position.
+        functions: What to use in place of nodes with one operand, by node position.
 
     Returns:
         One array an output leaf, shape `(batch, *output_shape)`.
     """
     x = jnp.asarray(x)
     weights = target_weights(graph) if weights is None else weights
-    layers = layers or {}
+    functions = functions or {}
     values: list[jax.Array] = []
     for i, node in enumerate(graph.nodes):
         operands = [values[j] for j in node.inputs]
         if i == 0:
             values.append(x)
-        elif i in layers:
-            values.append(layers[i](operands[0]))
+        elif i in functions:
+            values.append(functions[i](operands[0]))
         elif isinstance(node, n.Convolution | n.Dense):
             values.append(_weighted(node, operands[0], weights[i]))
         else:

@@ -97,7 +97,6 @@ def _rung(comparison: Comparison, rung: Rung) -> dict[str, Any]:
                 "value": attack.value,
                 "steps": attack.steps,
                 "restarts": attack.restarts,
-                "climbs": attack.climbs,
                 "inputs": attack.inputs,
                 "output": list(attack.output),
                 "per_output": [leaf.reshape(-1).tolist() for leaf in attack.per_output],

@@ -5,7 +5,6 @@ from __future__ import annotations
 from slth_compile.report import numbers
 from slth_compile.report.comparison import Comparison, LayerChange, Rung, Statistical
 from slth_compile.report.content import Section
-from slth_compile.report.statements import climbed
 from slth_compile.report.table import Cell, Table, facts, rounded_down, rounded_up
 
 _SUBJECTS = {"box": "For every input of {}", "balls": "For every input in the {}", "points": "On each of the {}"}
@@ -268,8 +267,7 @@ def _effort(rung: Rung) -> str:
     if attack is None:
         return "no attack was run"
     inputs = f"{numbers.count(attack.inputs)} inputs evaluated"
-    starts = f"{attack.restarts} restarts{climbed(attack.climbs)}"
-    return f"{attack.steps} steps, {starts}, {inputs}" if attack.steps else inputs
+    return f"{attack.steps} steps, {attack.restarts} restarts, {inputs}" if attack.steps else inputs
 
 
 def _range(rung: Rung) -> str:

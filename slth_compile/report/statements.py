@@ -61,13 +61,7 @@ def attack_evidence(row: CertificateRow) -> str:
     inputs = f"{_plural(row.attack.inputs, 'input')} evaluated"
     if not row.attack.steps:
         return f"{inputs}, no gradient steps"
-    starts = f"{_plural(row.attack.restarts, 'restart')}{climbed(row.attack.climbs)}"
-    return f"{_plural(row.attack.steps, 'step')}, {starts}, {inputs}"
-
-
-def climbed(climbs: int) -> str:
-    """What follows the number of starts: how often each was climbed, where that is more than once."""
-    return f", {climbs} climbs each" if climbs > 1 else ""
+    return f"{_plural(row.attack.steps, 'step')}, {_plural(row.attack.restarts, 'restart')}, {inputs}"
 
 
 def attack_warning(row: CertificateRow) -> str | None:

@@ -59,14 +59,12 @@ class AttackRow:
         steps: Projected gradient steps.
         restarts: Random starts.
         inputs: Inputs evaluated.
-        climbs: Climbs from every start, of every output and sign; 2 where amplified errors were climbed as well.
     """
 
     value: float
     steps: int
     restarts: int
     inputs: int
-    climbs: int = 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -104,7 +104,7 @@ class PrunedRandomNetwork(nn.Module):
                 layout.direct,
                 name=f"layer{index}",
             )
-        outputs = evaluate(self.graph, x, layers=layers)
+        outputs = evaluate(self.graph, x, functions=layers)
         return outputs[0] if len(outputs) == 1 else outputs
 
 
