@@ -21,7 +21,7 @@ from slth_compile.report.markdown import render_text
 
 
 def attack(value: float, per_output: np.ndarray) -> Attack:
-    return Attack(value, np.zeros(1), (0, 1), 100, 4, 2, 8_084, 2, 2, (per_output,))
+    return Attack(value, np.zeros(1), (0, 1), 100, 4, 8_084, 2, 2, (per_output,))
 
 
 BOX = Rung(
@@ -75,7 +75,7 @@ def markdown(found: Comparison) -> str:
     "figure",
     [
         *("8.07e-3", "1.73e-3", "4.63×", "2.12e-3", "0.25 s"),
-        "100 steps, 4 restarts, 4,044 inputs evaluated",
+        "100 steps, 4 restarts, 8,084 inputs evaluated",
         *("−31.2 … 20.0", "2 (66.67 %)", "3 (100.00 %)", "1.24e-3", "0.829 %", "95 %", "359 of 360", "97.50 %"),
         *("4 of 9 weights", "1.24e-4", "real, float64", "unchanged on 2 of 3 balls of radius 0.01"),
     ],
