@@ -16,9 +16,11 @@ from slth_compile import measure
 from slth_compile.certificate import engine
 from slth_compile.certificate.attack import attack as run_attack
 from slth_compile.certificate.certificate import certify_enclosed
+from slth_compile.certificate.execution import FLOAT64, evaluated
+from slth_compile.certificate.margins import top1_by_margins
 from slth_compile.certificate.pair import Pair, pair_of, pair_with_ticket
 from slth_compile.certificate.statistical import CONFIDENCE, exceedance
-from slth_compile.certificate.top1 import top1
+from slth_compile.certificate.top1 import Top1, is_list, top1
 from slth_compile.certificate.weight_errors import largest_error
 from slth_compile.compiled import Compiled, load_compiled
 from slth_compile.domain import Box, Domain, Points
@@ -178,8 +180,22 @@ def _rung(
         seconds=round(seconds, 3),
         attack=seen,
         output_range=measure.output_range(pair.graph, domain),
-        top1=None if isinstance(domain, Box) else top1(enclosed.leaves[0]),
+        top1=None if isinstance(domain, Box) else _top1(pair, errors, domain, enclosed, found.splits or 0, progress),
     )
+
+
+def _top1(
+    pair: Pair, errors: Any, domain: Domain, enclosed: engine.Enclosed, splits: int, progress: Progress
+) -> Top1 | None:
+    """What is proved about predictions; of balls by margins as well where backward passes bounded them."""
+    leaf = enclosed.leaves[0]
+    if not is_list(leaf) or enclosed.method not in (engine.BACKWARD, engine.BRANCHED):
+        return top1(leaf)
+    with np.errstate(all="ignore"):
+        both = evaluated(pair.graph, errors, FLOAT64) or (pair.graph, errors)
+    lower, upper = domain.regions()
+    classes = _classes(pair.graph, pair.weights, Points(lower + 0.5 * (upper - lower)))
+    return top1_by_margins(*both, (lower, upper), leaf, classes, splits=splits, progress=progress)
 
 
 def _changes(pair: Pair) -> tuple[LayerChange, ...]:
