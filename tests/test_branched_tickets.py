@@ -39,7 +39,7 @@ def branched(tmp_path_factory) -> tuple[Compiled, Path]:
     x = np.random.default_rng(1).uniform(0.3, 0.7, (2, 4)).astype(np.float32)
     out = tmp_path_factory.mktemp("branched") / "ticket"
     domains = (slth.Points(x), slth.Balls(x, 0.2))
-    return slth.compile(network(), 0.1, domain=domains, splits=2, attack=False, out=out), out
+    return slth.compile(network(), 0.1, domain=domains, splits=2, window=8, attack=False, out=out), out
 
 
 def test_a_ticket_with_splits_has_a_smaller_bound_and_its_witness(branched) -> None:
