@@ -42,7 +42,7 @@ COMPILE = """
         n.Relu(inputs=(1,)),
         n.Dense(inputs=(2,), kernel=rng.normal(size=(60, 9)).astype(np.float32) / 8),
     )
-    options = dict(domain=slth.Box(-1.0, 1.0), window=12, attack=False, effort="quick")
+    options = dict(domain=slth.Box(-1.0, 1.0), window=8, attack=False, effort="quick")
     found = slth.compile(Graph(nodes, (3,)), 0.5, out=out, **options)
     try:
         slth.compile(Graph(nodes, (3,)), 0.5, out=out, **options)
