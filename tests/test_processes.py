@@ -39,13 +39,11 @@ COMPILE = """
     nodes = (
         n.Input(shape=(20,)),
         n.Dense(inputs=(0,), kernel=rng.normal(size=(20, 60)).astype(np.float32) / 8, bias=np.ones(60, np.float32)),
-        n.Relu(inputs=(1,)),
-        n.Dense(inputs=(2,), kernel=rng.normal(size=(60, 9)).astype(np.float32) / 8),
     )
     options = dict(domain=slth.Box(-1.0, 1.0), window=8, attack=False, effort="quick")
-    found = slth.compile(Graph(nodes, (3,)), 0.5, out=out, **options)
+    found = slth.compile(Graph(nodes, (1,)), 0.5, out=out, **options)
     try:
-        slth.compile(Graph(nodes, (3,)), 0.5, out=out, **options)
+        slth.compile(Graph(nodes, (1,)), 0.5, out=out, **options)
     except SlthError as error:
         print(found.ticket_id, "then", error)
 """
