@@ -102,7 +102,8 @@ def test_sensitivities_are_what_small_tolerances_do(network) -> None:
     """One backward pass an output against the promise itself, probed layer by layer."""
     graph, x, _ = case(network)
     # Copies of a point: the program that other tests of promises have.
-    found, x, zero = sensitivities(graph, x[:1]), np.broadcast_to(x[:1], x.shape), dict.fromkeys(graph.layers, (0.0, 0.0))
+    found, x = sensitivities(graph, x[:1]), np.broadcast_to(x[:1], x.shape)
+    zero = dict.fromkeys(graph.layers, (0.0, 0.0))
     factor = 2.0 if any(isinstance(node, n.LogSoftmax) for node in graph.nodes) else 1.0
     for i in graph.layers:
         for which in (0, 1) if graph.nodes[i].bias is not None else (0,):

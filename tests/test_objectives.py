@@ -256,12 +256,13 @@ def model() -> Graph:
 @pytest.mark.parametrize("objective", [SPARSEST, pytest.param(FEWEST_BITS, marks=pytest.mark.slow)])
 def test_a_ticket_of_any_objective_is_verified_and_says_which(objective, tmp_path):
     domain = slth.Box(-0.5, 1.0, SHAPE)
-    out = slth.compile(model(), 4.0, 0.05, domain=domain, objective=objective, window=8, attack=False, out=tmp_path / "out")
+    options = {"domain": domain, "objective": objective, "window": 8}
+    out = slth.compile(model(), 4.0, 0.05, attack=False, out=tmp_path / "out", **options)
     assert slth.verify(tmp_path / "out").ticket_id
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["objective"] == objective
     assert out.layout.objective == slth.load(tmp_path / "out").layout.objective == objective
     assert objective in (tmp_path / "out" / "report.html").read_text()
-    assert out.layout == slth.dry_run(model(), 4.0, 0.05, domain=domain, objective=objective, window=8).layout
+    assert out.layout == slth.dry_run(model(), 4.0, 0.05, **options).layout
 
 
 def test_an_unknown_objective_is_refused():
