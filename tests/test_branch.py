@@ -171,7 +171,7 @@ def test_neither_batches_nor_rows_nor_the_store_change_what_is_found(monkeypatch
     (whole,), witness = bound_difference_branched(graph, errors, x - 0.1, x + 0.1, 3)
     monkeypatch.setattr(engine, "TOGETHER", 3)
     monkeypatch.setattr(networks, "MOST_ROWS", 16)
-    monkeypatch.setattr(cuts, "LARGEST_STORE", 8 * 8 * 20)
+    monkeypatch.setattr(cuts, "LARGEST_STORE", 16 * 8 * 20)
     monkeypatch.setattr(branch, "MOST_LEAVES", 20)
     (parts,), same = bound_difference_branched(graph, errors, x - 0.1, x + 0.1, 3)
     for a, b in ((whole.lower, parts.lower), (whole.upper, parts.upper)):
