@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 
 import jax
@@ -263,6 +264,13 @@ def test_a_ticket_of_any_objective_is_verified_and_says_which(objective, tmp_pat
     assert out.layout.objective == slth.load(tmp_path / "out").layout.objective == objective
     assert objective in (tmp_path / "out" / "report.html").read_text()
     assert out.layout == slth.dry_run(model(), 4.0, 0.05, **options).layout
+
+
+def test_what_is_planned_is_of_the_objective():
+    domain = slth.Box(-0.5, 1.0, SHAPE)
+    plans = [slth.dry_run(model(), 1.0, 0.05, domain=domain, objective=objective) for objective in OBJECTIVES]
+    gadgets = [[layer.kernel for layer in planned.layout.layers] for planned in plans]
+    assert all(a != b for a, b in itertools.combinations(gadgets, 2))
 
 
 def test_an_unknown_objective_is_refused():
