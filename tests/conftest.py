@@ -27,7 +27,7 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["SLTH_EXAMPLES"] = "all"
     if CACHE not in os.environ and not hasattr(config, "workerinput"):
         os.environ[CACHE] = tempfile.mkdtemp(prefix="xla-")
-        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
         config.add_cleanup(lambda: shutil.rmtree(os.environ.pop(CACHE), ignore_errors=True))
 
 

@@ -36,7 +36,7 @@ from slth_compile.ticket import format as ticket_format
 from slth_compile.ticket.apply import effective_layers
 
 OPTIONS = ["--factory", "factories:tiny", "--input-shape", "3,3,1"]
-PLAN = ["--eps", "30", "--delta", "0.01", "--domain", "box:-0.5,1"]
+PLAN = ["--eps", "30", "--delta", "0.01", "--domain", "box:-0.5,1", "--window", "8"]
 TENSORS = ("masks", "target", "domain")
 INFORMATIONAL = ("README.md", "report.html", "report.md", "stats.json")
 

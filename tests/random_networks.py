@@ -56,7 +56,7 @@ def residual(draw: Draw) -> Graph:
         n.Add(inputs=(2, 3)),
         n.Relu(inputs=(4,)),
         n.Concatenate(inputs=(0, 5, 4), axis=0),
-        n.Dense(inputs=(6,), kernel=draw(9, 4)),
+        n.Dense(inputs=(6,), kernel=draw(9, 2)),
         n.Maximum(inputs=(7,), axes=(0,)),
     )
     return Graph(nodes, (8, 7))

@@ -24,10 +24,10 @@ WITNESS = "witness.safetensors"
 
 
 def network() -> Graph:
-    """4-8-6-2 with relus."""
+    """Three layers of six with relus."""
     rng = np.random.default_rng(0)
-    nodes: list[n.Node] = [n.Input(shape=(4,))]
-    for before, after in ((4, 8), (8, 6), (6, 2)):
+    nodes: list[n.Node] = [n.Input(shape=(6,))]
+    for before, after in ((6, 6),) * 3:
         kernel = rng.normal(size=(before, after)).astype(np.float32)
         nodes.append(n.Dense(inputs=(len(nodes) - 1,), kernel=kernel, bias=rng.normal(size=after).astype(np.float32)))
         nodes.append(n.Relu(inputs=(len(nodes) - 1,)))
@@ -36,10 +36,10 @@ def network() -> Graph:
 
 @pytest.fixture(scope="module")
 def branched(tmp_path_factory) -> tuple[Compiled, Path]:
-    x = np.random.default_rng(1).uniform(0.3, 0.7, (2, 4)).astype(np.float32)
+    x = np.random.default_rng(1).uniform(0.3, 0.7, (2, 6)).astype(np.float32)
     out = tmp_path_factory.mktemp("branched") / "ticket"
     domains = (slth.Points(x), slth.Balls(x, 0.2))
-    return slth.compile(network(), 0.1, domain=domains, splits=2, attack=False, out=out), out
+    return slth.compile(network(), 0.1, domain=domains, splits=2, window=8, attack=False, out=out), out
 
 
 def test_a_ticket_with_splits_has_a_smaller_bound_and_its_witness(branched) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 import mask_code
 import numpy as np
 import pytest
+from counts import examples
 
 from slth_compile.checker import verify
 from slth_compile.checker.__main__ import main
@@ -646,7 +647,7 @@ def test_operations_enclose_their_images(name):
 
 
 @pytest.mark.parametrize("signed", [False, True])
-@pytest.mark.parametrize("rows", [1, 30, 3000])
+@pytest.mark.parametrize("rows", [1, 30, 1100])
 def test_weighted_layers_enclose_their_images(rows, signed):
     """Long sums too, whose rounding errors a few ulps of the result do not cover."""
     rng = np.random.default_rng(rows)
@@ -1094,7 +1095,8 @@ def test_hostile_json_values(ticket, tmp_path):
     parts = [(part, path) for part in ("manifest", "claims") for path in places(getattr(ticket, part))]
     cases = list(itertools.product([(m, p) for m, p in parts if p[0] not in ("files", "target_digest")], HOSTILE))
     refused = 0
-    for case in np.random.default_rng(0).permutation(len(cases))[:400]:
+    count = examples(400, 200)
+    for case in np.random.default_rng(0).permutation(len(cases))[:count]:
         (part, path), value = cases[case]
         changed = copy.deepcopy(ticket)
         place = getattr(changed, part)
@@ -1107,7 +1109,7 @@ def test_hostile_json_values(ticket, tmp_path):
             refused += 1
             assert len(str(error)) < 2000
             str(error).encode("ascii")
-    assert refused > 300
+    assert refused > 0.75 * count
 
 
 def quietly(ticket: Written, directory: Path) -> Path:

@@ -16,6 +16,7 @@ from slth_compile.graph import nodes as n
 from slth_compile.graph.graph import Graph
 
 SHAPE = (4,)
+WINDOW = 8
 UNIT = slth.Box(0.0, 1.0, SHAPE)
 POINTS = slth.Points(np.random.default_rng(0).uniform(0, 1, (6, *SHAPE)).astype(np.float32))
 X = np.random.default_rng(1).normal(size=(8, *SHAPE)).astype(np.float32)
@@ -41,7 +42,7 @@ def model(heads: int = 1) -> Graph:
 
 @functools.cache
 def compiled(seed: int = 0, heads: int = 1) -> slth.Compiled:
-    return slth.compile(model(heads), 4.0, 0.05, domain=(UNIT, POINTS), seed=seed, attack=False)
+    return slth.compile(model(heads), 4.0, 0.05, domain=(UNIT, POINTS), window=WINDOW, seed=seed, attack=False)
 
 
 def test_a_relative_eps_is_relative_to_the_largest_output() -> None:
@@ -91,7 +92,7 @@ def test_certify_speaks_about_other_domains() -> None:
 
 def test_the_seed_and_nothing_else_decides_the_ticket() -> None:
     first = compiled()
-    again = slth.compile(model(), 4.0, 0.05, domain=(UNIT, POINTS), seed=0, attack=False)
+    again = slth.compile(model(), 4.0, 0.05, domain=(UNIT, POINTS), window=WINDOW, seed=0, attack=False)
     other = compiled(seed=2**63 + 5)
     assert first.ticket_id == again.ticket_id != other.ticket_id
     assert first.layout == other.layout
@@ -106,7 +107,7 @@ def test_both_forms_agree_and_compile() -> None:
     for network in (out.network, out.dense_network(), out.compact_network()):
         np.testing.assert_allclose(network(X), effective, rtol=1e-4, atol=1e-5 * scale)
         np.testing.assert_allclose(jax.jit(lambda x, net=network: net(x))(X), effective, rtol=1e-4, atol=1e-5 * scale)
-    fresh = slth.compile(model(), 4.0, 0.05, domain=UNIT, attack=False)
+    fresh = slth.compile(model(), 4.0, 0.05, domain=UNIT, window=WINDOW, attack=False)
     np.testing.assert_allclose(jax.jit(lambda x: fresh.network(x))(X), fresh.network(X), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(jax.jit(lambda x: fresh(x))(X), fresh(X), rtol=1e-5, atol=1e-5)
 
@@ -124,7 +125,7 @@ def test_several_outputs_come_as_a_tuple() -> None:
 def test_quality_is_measured_on_labelled_data(labels: str) -> None:
     x = np.random.default_rng(4).uniform(0, 1, (20, *SHAPE)).astype(np.float32)
     y = np.arange(20) % 3 if labels == "classes" else np.random.default_rng(5).normal(size=(20, 3))
-    out = slth.compile(model(), 4.0, 0.05, domain=UNIT, attack=False, evaluate=(x, y), literal=True)
+    out = slth.compile(model(), 4.0, 0.05, domain=UNIT, window=WINDOW, attack=False, evaluate=(x, y), literal=True)
     found = out.measured.evaluation
     assert found is not None and found.samples == 20
     outputs = np.asarray(out(x), np.float64)
@@ -141,7 +142,7 @@ def test_quality_is_measured_on_labelled_data(labels: str) -> None:
 
 
 def test_an_attack_stays_below_the_certificate() -> None:
-    out = slth.compile(model(), 4.0, 0.05, domain=(UNIT, POINTS))
+    out = slth.compile(model(), 4.0, 0.05, domain=(UNIT, POINTS), window=WINDOW)
     for row, certificate in zip(out.measured.attacks, out.certificates, strict=True):
         assert row is not None and 0 < row.value <= certificate.bound * (1 + 1e-6)
     assert out.measured.attacks[1].value == pytest.approx(out.certificates[1].bound, rel=1e-4)
@@ -150,7 +151,7 @@ def test_an_attack_stays_below_the_certificate() -> None:
 
 def test_progress_goes_through_the_stages_in_order() -> None:
     seen: list[tuple[str, int, int]] = []
-    slth.compile(model(), 4.0, 0.05, domain=UNIT, progress=lambda *step: seen.append(step))
+    slth.compile(model(), 4.0, 0.05, domain=UNIT, window=WINDOW, progress=lambda *step: seen.append(step))
     stages = list(dict.fromkeys(stage for stage, _, _ in seen))
     assert stages == ["plan", "solve", "certify", "attack"]
     for stage in stages:
@@ -162,7 +163,7 @@ def test_progress_goes_through_the_stages_in_order() -> None:
 
 
 def test_the_plan_is_what_compile_draws() -> None:
-    planned = compiler.dry_run(model(), 4.0, 0.05, domain=(UNIT, POINTS))
+    planned = compiler.dry_run(model(), 4.0, 0.05, domain=(UNIT, POINTS), window=WINDOW)
     out = compiled()
     assert planned.layout == out.layout and 0 < planned.bound <= 4.0 and planned.layout.failure <= 0.05
     assert [size.name for size in planned.layers] == ["first", "second"]
@@ -219,4 +220,4 @@ def test_a_bound_above_eps_is_never_returned(monkeypatch: pytest.MonkeyPatch) ->
     honest = compiler.certify_domain
     monkeypatch.setattr(compiler, "certify_domain", lambda *args: dataclasses.replace(honest(*args), bound=4.0001))
     with pytest.raises(UnreachableError, match="above eps"):
-        slth.compile(model(), 4.0, 0.05, domain=UNIT, attack=False)
+        slth.compile(model(), 4.0, 0.05, domain=UNIT, window=WINDOW, attack=False)

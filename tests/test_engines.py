@@ -7,8 +7,10 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from counts import few
 from targets import TARGETS, Target
 
+from slth_compile.certificate import difference
 from slth_compile.certificate.certificate import certificate_of
 from slth_compile.certificate.difference import Difference, LayerErrors, bound_difference
 from slth_compile.certificate.engine import Enclosed
@@ -29,17 +31,10 @@ BOXES = (slice(6, 7), slice(7, 8))
 RADIUS = 0.01
 
 
-SLOW = (
-    "smooth", "convnext", "transformer", "separable", "bent", "heads", "excite", "signal", "alone", "trained affine",
-    "half",
-)  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "target",
-    [pytest.param(t, id=t.name, marks=[pytest.mark.slow] if t.name in SLOW else []) for t in TARGETS],
-)
-def test_both_engines_find_the_same_bounds(target: Target) -> None:
+@pytest.mark.parametrize("compiled", few([False, True], False), ids=["numpy", "compiled"])
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+def test_both_engines_find_the_same_bounds(target: Target, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(difference, "FEW_REGIONS", 0 if compiled else 8)
     rng = np.random.default_rng(len(target.name))
     graph = target.graph()
     folded = fold(graph)

@@ -35,7 +35,7 @@ from slth_compile.subset_sum.windows import meets
 from slth_compile.ticket.format import MANIFEST, STATED
 
 SHAPE = (6, 6, 2)
-OPTIONS = {"domain": slth.Points(np.full((1, *SHAPE), 0.5, np.float32)), "attack": False, "window": 12}
+OPTIONS = {"domain": slth.Points(np.full((1, *SHAPE), 0.5, np.float32)), "attack": False, "window": 8}
 EPS = 2.0
 SEEDS = (0, 1, 2)
 

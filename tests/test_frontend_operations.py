@@ -49,7 +49,7 @@ class Enlarged(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        x = jax.image.resize(nn.Conv(2, (2, 2))(x), (x.shape[0], 6, 8, 2), "linear")
+        x = jax.image.resize(nn.Conv(2, (2, 2))(x), (x.shape[0], 8, 9, 2), "linear")
         return x @ jnp.linspace(0, 1, 6).reshape(2, 3)
 
 
@@ -164,7 +164,7 @@ IMAGES = {
     "upsampled by a Kronecker product": (lambda x: jnp.kron(x, jnp.ones((1, 2, 2, 1))), None),
     "upsampled, nearest": (lambda x: jax.image.resize(x, (x.shape[0], 8, 9, x.shape[3]), "nearest"), ["Resample"] * 2),
     "upsampled, linear": (lambda x: jax.image.resize(x, (x.shape[0], 8, 6, x.shape[3]), "linear"), ["Resample"]),
-    "upsampled, cubic": (lambda x: jax.image.resize(x, (x.shape[0], 7, 9, x.shape[3]), "cubic"), ["Resample"] * 2),
+    "upsampled, cubic": (lambda x: jax.image.resize(x, (x.shape[0], 8, 9, x.shape[3]), "cubic"), ["Resample"] * 2),
     "downsampled, linear": (lambda x: jax.image.resize(x, (x.shape[0], 2, 3, x.shape[3]), "linear"), ["Resample"] * 2),
     "sum with a broadcast one": (lambda x: x + x.mean((1, 2), keepdims=True), None),
     "difference from the mean": (lambda x: x - x.mean(3)[..., None], None),

@@ -86,7 +86,7 @@ def test_the_plan_takes_large_windows_only_where_they_are_needed() -> None:
 
 def test_what_ends_a_search_is_accepted() -> None:
     """Every weight met, by a subset that keeps both forced candidates, and the mask is one of the family."""
-    graph, gadget = network(), Gadget(width=340, gain=1, window=34, tolerance=1e-7, failure=0.1)
+    graph, gadget = network(), Gadget(width=420, gain=1, window=42, tolerance=1e-7, failure=0.1)
     node = graph.nodes[1]
     assert isinstance(node, n.Dense)
     family = families(Generated(0), 0, node, LayerLayout(signed=False, kernel=gadget, bias=None))[0]
@@ -98,7 +98,7 @@ def test_what_ends_a_search_is_accepted() -> None:
     assert 1e-9 < errors.max() <= gadget.tolerance
     assert meets(family, solution.mask)
     subsets = solution.mask.subsets.copy()
-    subsets[0, 0, 0] |= np.uint64(1 << 34)
+    subsets[0, 0, 0] |= np.uint64(1 << 42)
     assert not meets(family, SubsetMask(solution.mask.windows, subsets))
     assert not meets(family, SubsetMask(solution.mask.windows, solution.mask.subsets.astype(np.uint32)))
     assert not meets(family, SubsetMask(solution.mask.windows, solution.mask.subsets ^ np.uint64(4)))

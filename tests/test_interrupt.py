@@ -92,7 +92,8 @@ def compile_tiny(shared, out, progress=lambda *_: None, **options):
     model = factories.tiny().bind(factories.variables())
     points = slth.Points(np.load(shared.points)["x"])
     domain = (slth.Box(-0.5, 1.0), points)
-    shape = {"input_shape": factories.SHAPE, "domain": domain, "attack": False, "out": out, "progress": progress}
+    shape = {"input_shape": factories.SHAPE, "domain": domain, "window": 8, "attack": False}
+    shape |= {"out": out, "progress": progress}
     return slth.compile(model, 30.0, 0.01, **(shape | options))
 
 
@@ -216,7 +217,7 @@ def test_force_replaces_at_the_end(shared, tmp_path):
 def test_a_run_stopped_after_every_part_ends_with_the_same_bytes(tmp_path, monkeypatch):
     """Five layers, interrupted each time a part of one is on disk: in the end every stated file is what it would be."""
     draw = np.random.default_rng(3)
-    sizes = (4, 5, 3, 6, 2, 3)
+    sizes = (4,) * 6
     nodes = [n.Input(shape=(4,))]
     for fan_in, outputs in itertools.pairwise(sizes):
         arrays = {"kernel": draw.normal(size=(fan_in, outputs)) / 2, "bias": draw.normal(size=outputs)}

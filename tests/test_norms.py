@@ -101,8 +101,9 @@ def test_norms_of_layers_are_not_below_those_of_their_matrices(network) -> None:
 def test_sensitivities_are_what_small_tolerances_do(network) -> None:
     """One backward pass an output against the promise itself, probed layer by layer."""
     graph, x, _ = case(network)
-    x = x[:1]
-    found, zero = sensitivities(graph, x), dict.fromkeys(graph.layers, (0.0, 0.0))
+    # Copies of a point: the program that other tests of promises have.
+    found, x = sensitivities(graph, x[:1]), np.broadcast_to(x[:1], x.shape)
+    zero = dict.fromkeys(graph.layers, (0.0, 0.0))
     factor = 2.0 if any(isinstance(node, n.LogSoftmax) for node in graph.nodes) else 1.0
     for i in graph.layers:
         for which in (0, 1) if graph.nodes[i].bias is not None else (0,):

@@ -20,7 +20,7 @@ from slth_compile.graph.graph import Graph
 from slth_compile.plan.objective import WIDENING, plan_fewest_bits, plan_sparsest
 from slth_compile.plan.width import Problems, plan_gadget
 from slth_compile.source.dyadic import PRODUCT_BITS
-from slth_compile.source.layout import FEWEST_BITS, OBJECTIVES, SPARSEST, Gadget, LayerLayout
+from slth_compile.source.layout import CLOSEST, FEWEST_BITS, OBJECTIVES, SPARSEST, Gadget, LayerLayout
 from slth_compile.source.source import Generated
 from slth_compile.source.tensor import read_entries
 from slth_compile.subset_sum import cheapest_windows
@@ -256,12 +256,20 @@ def model() -> Graph:
 @pytest.mark.parametrize("objective", [SPARSEST, pytest.param(FEWEST_BITS, marks=pytest.mark.slow)])
 def test_a_ticket_of_any_objective_is_verified_and_says_which(objective, tmp_path):
     domain = slth.Box(-0.5, 1.0, SHAPE)
-    out = slth.compile(model(), 4.0, 0.05, domain=domain, objective=objective, attack=False, out=tmp_path / "out")
+    options = {"domain": domain, "objective": objective, "window": 8}
+    out = slth.compile(model(), 4.0, 0.05, attack=False, out=tmp_path / "out", **options)
     assert slth.verify(tmp_path / "out").ticket_id
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["objective"] == objective
     assert out.layout.objective == slth.load(tmp_path / "out").layout.objective == objective
     assert objective in (tmp_path / "out" / "report.html").read_text()
-    assert out.layout == slth.dry_run(model(), 4.0, 0.05, domain=domain, objective=objective).layout
+    assert out.layout == slth.dry_run(model(), 4.0, 0.05, **options).layout
+
+
+def test_what_is_planned_is_of_the_objective():
+    domain = slth.Box(-0.5, 1.0, SHAPE)
+    plans = [slth.dry_run(model(), 1.0, 0.05, domain=domain, objective=objective) for objective in (CLOSEST, SPARSEST)]
+    closest, sparsest = ([layer.kernel.window for layer in planned.layout.layers] for planned in plans)
+    assert closest != sparsest and max(sparsest) <= 16
 
 
 def test_an_unknown_objective_is_refused():

@@ -196,7 +196,8 @@ def test_the_cheap_pass_is_never_below_what_is_promised(network) -> None:
         cheap = _promises(graph, eta, x, last)
         best = np.minimum(_promises(graph, eta, x, 0), cheap) if last > graph.layers[0] else cheap
         assert promise_at_points(graph, eta, x) == pytest.approx(best.max(), rel=1e-5)
-        each = [promise_at_points(graph, eta, row[None]) for row in x]
+        # Copies of a point, so that one program serves all.
+        each = [promise_at_points(graph, eta, np.broadcast_to(row, x.shape)) for row in x]
         np.testing.assert_allclose(each, best, rtol=1e-5, atol=1e-9)
         if not any(isinstance(node, n.MaxPool | n.Maximum) for node in graph.nodes):
             assert np.all(_promises(graph, eta, x, 0) <= cheap * (1 + 1e-5))

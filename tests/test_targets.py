@@ -5,10 +5,12 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
+from counts import examples
 from programs import at_once
 from targets import TARGETS, Target
 
 import slth_compile as slth
+from slth_compile.certificate import difference
 from slth_compile.domain import Domain
 from slth_compile.frontends.flax import import_model
 from slth_compile.graph import nodes as n
@@ -26,7 +28,9 @@ SLOW = ("convnext", "transformer", "bent", "excite", "smooth", "upsampled", "spa
     [pytest.param(t, marks=pytest.mark.slow if t.name in SLOW else ()) for t in TARGETS],
     ids=lambda target: target.name,
 )
-def test_every_stage_keeps_the_function(target: Target, tmp_path) -> None:
+def test_every_stage_keeps_the_function(target: Target, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # NumPy encloses as compiled programs do (test_norms), which take seconds.
+    monkeypatch.setattr(difference, "FEW_REGIONS", examples(difference.FEW_REGIONS, 64))
     model = target.build()
     graph = check(import_model(model, target.shape))
     folded = check(fold(graph))

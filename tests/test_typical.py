@@ -75,7 +75,7 @@ def test_weights_that_are_all_zero_have_tolerances_too(tmp_path) -> None:
         n.Dense(inputs=(2,), kernel=rng.normal(0, 1, (5, 2))),
     )
     x = Points(rng.uniform(0, 1, (3, 4)))
-    slth.compile(Graph(nodes, (3,)), 0.3, domain=x, promise="typical", attack=False, out=tmp_path / "out")
+    slth.compile(Graph(nodes, (3,)), 0.3, domain=x, promise="typical", window=8, attack=False, out=tmp_path / "out")
     assert slth.verify(tmp_path / "out").certificates
 
 
@@ -119,7 +119,7 @@ def test_only_deep_networks_at_points_go_without_a_promise() -> None:
 def test_a_deep_network_is_compiled_and_verified(tmp_path) -> None:
     # A large eps, so that windows stay small.
     graph, x, eps = network(), inputs(3), 0.3
-    found = slth.compile(graph, eps, domain=Points(x), out=tmp_path / "out")
+    found = slth.compile(graph, eps, domain=Points(x), window=8, out=tmp_path / "out")
     certificate = found.certificate
     assert (certificate.method, found.plan.promise) == ("exact", TYPICAL)
     assert certificate.bound <= eps

@@ -11,11 +11,13 @@ from scipy import special, stats
 
 from slth_compile.errors import InputError, UnreachableError
 from slth_compile.plan import width
+from slth_compile.plan.binomial import binomial, upper_limit
 from slth_compile.plan.calibrate import histogram
 from slth_compile.plan.calibration import COLUMNS, CONFIDENCE, HALF_OCTAVES, TARGETS, _limits, miss_probabilities
 from slth_compile.plan.objective import plan_pinned
 from slth_compile.plan.width import Problems, plan_gadget
 from slth_compile.source.dyadic import PRODUCT_BITS
+from slth_compile.source.layout import MAXIMUM_WIDTH
 
 TRIALS = 20_000
 UNLIKELY = 1e-9
@@ -271,3 +273,15 @@ def test_what_32_bits_may_lose_is_taken_off_the_tolerance(monkeypatch):
     planned = plan_gadget(problems, window=16).width
     monkeypatch.setattr(width, "rounding", lambda window, tolerance: 0.75 * tolerance)
     assert plan_gadget(problems, window=16).width > planned
+
+
+@pytest.mark.parametrize("trials", [0, 1, 8, 300, MAXIMUM_WIDTH])
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.5 - 2.0**-24, 0.96, 1.0])
+def test_binomial_laws_and_limits_are_those_of_scipy(trials: int, share: float) -> None:
+    """Within what the plan allows for rounding, and a limit to the bit."""
+    counts = np.arange(trials + 1)
+    expected = stats.binom.pmf(counts, trials, share)
+    np.testing.assert_allclose(binomial(trials, share), expected, rtol=3e-10, atol=1e-250)
+    few = np.minimum(counts, max(trials - 1, 0)).astype(np.float64)
+    limits = upper_limit(CONFIDENCE, few, max(trials, 1))
+    np.testing.assert_allclose(limits, stats.beta.ppf(CONFIDENCE, few + 1, max(trials, 1) - few), rtol=1e-12)

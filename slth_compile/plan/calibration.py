@@ -8,8 +8,8 @@ import json
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
+from slth_compile.plan.binomial import upper_limit
 from slth_compile.subset_sum.four_list import CENTRES, FORCED
 
 STEPS_PER_OCTAVE = 16
@@ -95,5 +95,5 @@ def _limits(samples: int, cells: list[list[int]]) -> np.ndarray:
     misses[:, 0] = 0
     # Many cells count the same: each number of misses is looked at once.
     numbers, place = np.unique(misses, return_inverse=True)
-    limits = stats.beta.ppf(CONFIDENCE, numbers + 1, np.maximum(samples - numbers, 1))
+    limits = upper_limit(CONFIDENCE, numbers, samples)
     return np.where(numbers >= samples, 1.0, limits)[place.reshape(misses.shape)]

@@ -19,8 +19,8 @@ import dataclasses
 import functools
 
 import numpy as np
-from scipy import stats
 
+from slth_compile.plan.binomial import binomial
 from slth_compile.plan.calibration import BEYOND, LARGEST_BEYOND, STEPS_PER_OCTAVE, miss_probabilities_beyond
 from slth_compile.plan.width import (
     SMALLEST_WINDOW,
@@ -124,7 +124,7 @@ def _limits_beyond() -> dict[int, np.ndarray]:
     found = {}
     for window in range(SMALLEST_WINDOW, LARGEST_WINDOW + 1, WINDOW_STEP):
         limits = np.zeros_like(table[window])
-        for k, probability in enumerate(stats.binom.pmf(np.arange(window + 1), window, 1 - shrink)):
+        for k, probability in enumerate(binomial(window, 1 - shrink)):
             below = [m for m in table if m <= k]
             limits += probability * (table[max(below)] if below else 1.0)
         found[window] = np.minimum(limits * (1 + 1e-9), 1.0)

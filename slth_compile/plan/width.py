@@ -46,9 +46,9 @@ import dataclasses
 import functools
 
 import numpy as np
-from scipy import stats
 
 from slth_compile.errors import InputError, UnreachableError
+from slth_compile.plan.binomial import binomial
 from slth_compile.plan.calibration import (
     COLUMNS,
     HALF_OCTAVES,
@@ -248,7 +248,7 @@ def refuse_few_bits(problems: Problems, gain: int) -> None:
 def _usable(width: int, window: int, share: float) -> np.ndarray:
     """The law of the number of whole windows among the usable of `width` copies."""
     windows = np.arange(width + 1) // window
-    return np.bincount(windows, stats.binom.pmf(np.arange(width + 1), width, share))
+    return np.bincount(windows, binomial(width, share))
 
 
 def _shifted(counts: np.ndarray, octaves: int) -> np.ndarray:
@@ -305,7 +305,7 @@ def _exact_limits(signs: bool = False) -> dict[int, np.ndarray]:
     found = {}
     for window in (m for m in sizes if m >= SMALLEST_WINDOW):
         limits = np.zeros_like(table[window])
-        for k, probability in enumerate(stats.binom.pmf(np.arange(window + 1), window, 1 - shrink)):
+        for k, probability in enumerate(binomial(window, 1 - shrink)):
             # A window of k candidates fails no more often than one of the next measured size below.
             below = [m for m in sizes if m <= k]
             limits += probability * (table[below[-1]] if below else 1.0)

@@ -9,17 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 import jinja2
 import markupsafe
 
-from slth_compile.report import numbers, plots, statements
+from slth_compile.report import numbers, statements
 from slth_compile.report.content import Section, sections
 from slth_compile.report.summary import Summary
-
-_PLOTS = {
-    "bounds": plots.bounds,
-    "weight_errors": plots.weight_errors,
-    "random_parameters": plots.random_parameters,
-    "checkpoint_bytes": plots.checkpoint_bytes,
-}
-
 
 Tile = tuple[str, str, str]
 """A figure of the first screen: label, figure, remark."""
@@ -52,6 +44,10 @@ class Page:
 
 def render_html(summary: Summary) -> str:
     """The report as a self-contained page, plots inline, for phone, desktop, paper, light and dark."""
+    # Matplotlib takes as long to import as a small ticket to verify.
+    from slth_compile.report import plots
+
+    drawn = (plots.bounds, plots.weight_errors, plots.random_parameters, plots.checkpoint_bytes)
     page = Page(
         title=f"Ticket {summary.ticket_id[:12]} – slth_compile report",
         eyebrow="slth_compile · strong lottery ticket",
@@ -63,7 +59,7 @@ def render_html(summary: Summary) -> str:
         footer="Figures are rounded to the cautious side: bounds up, what an attack found down. All digits are in "
         "certificate.json, manifest.json and stats.json.",
     )
-    return render_page(page, {name: lambda plot=plot: plot(summary) for name, plot in _PLOTS.items()})
+    return render_page(page, {plot.__name__: lambda plot=plot: plot(summary) for plot in drawn})
 
 
 def render_page(page: Page, plots: Mapping[str, Callable[[], str]]) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 GENERATOR = "threefry2x32-20-v1"
 TENSOR_U, TENSOR_V, TENSOR_BIAS_U, TENSOR_BIAS_V = range(4)
@@ -49,8 +50,9 @@ def tensor_key(seed: int, layer: int, tensor: int) -> Key:
         layer: Index of the weighted layer in topological order.
         tensor: One of the `TENSOR_*` constants.
     """
-    seed_key = (jnp.uint32(seed >> 32), jnp.uint32(seed & 0xFFFFFFFF))
-    return _BLOCK(seed_key, jnp.uint32(layer), jnp.uint32(tensor))
+    # NumPy's numbers: to make one of JAX's takes longer than the rounds.
+    seed_key = (np.uint32(seed >> 32), np.uint32(seed & 0xFFFFFFFF))
+    return _BLOCK(seed_key, np.uint32(layer), np.uint32(tensor))
 
 
 def words(key: Key, elements: jax.Array) -> jax.Array:
