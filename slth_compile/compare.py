@@ -111,7 +111,7 @@ def certify(
     rungs, done, total = [], 0, sum(d.count for d in domains)
     for index, d in enumerate(domains):
         progress("certify", done, total)
-        show = part_of(progress, "certify", done, total, ("split",))
+        show = part_of(progress, "certify", done, total, ("split", "predict"))
         rungs.append(_rung(pair, errors[index], d, effort, engine.Branching(splits, seconds), attack, show))
         done += d.count
     progress("certify", total, total)
@@ -195,7 +195,11 @@ def _top1(
         both = evaluated(pair.graph, errors, FLOAT64) or (pair.graph, errors)
     lower, upper = domain.regions()
     classes = _classes(pair.graph, pair.weights, Points(lower + 0.5 * (upper - lower)))
-    return top1_by_margins(*both, (lower, upper), leaf, classes, splits=splits, progress=progress)
+
+    def show(stage: str, done: int, total: int) -> None:
+        progress("predict", done, total)
+
+    return top1_by_margins(*both, (lower, upper), leaf, classes, splits=splits, progress=show)
 
 
 def _changes(pair: Pair) -> tuple[LayerChange, ...]:
