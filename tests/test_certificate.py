@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from slth_compile.certificate import certificate
+from slth_compile.certificate import certificate, engine
 from slth_compile.certificate.difference import Difference, LayerErrors
 from slth_compile.certificate.engine import Enclosed
+from slth_compile.certificate.execution import FLOAT64, evaluated
+from slth_compile.certificate.pair import pair_of
 from slth_compile.domain import Box, Points
 from slth_compile.graph import nodes as n
 from slth_compile.graph.graph import Graph
@@ -51,3 +53,29 @@ def test_overflow_gives_an_infinite_bound_and_no_nan() -> None:
     graph = Graph((n.Input(shape=(2,)), n.Dense(inputs=(0,), kernel=np.full((2, 1), 1e308))), (1,))
     errors = {1: LayerErrors(positive_center=np.full((2, 1), 1e308), positive_radius=0.0)}
     assert certificate.certify_domain(graph, errors, Box(0.0, 1e10, (2,)), 0).bound == np.inf
+
+
+def test_points_are_left_to_intervals_that_are_narrow_in_real_arithmetic_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixteen layers, errors of 1e-10: what float64 may round on the way is wide beside them, and intervals are not."""
+
+    def network(size: float) -> Graph:
+        rng, errors = np.random.default_rng(0), np.random.default_rng(1)
+        nodes: list[n.Node] = [n.Input(shape=(6,))]
+        for _ in range(16):
+            kernel = 0.6 * rng.normal(size=(6, 6)) + size * errors.normal(size=(6, 6))
+            nodes += [n.Dense(inputs=(len(nodes) - 1,), kernel=kernel), n.Relu(inputs=(len(nodes),))]
+        return Graph(tuple(nodes[:-1]), (len(nodes) - 2,))
+
+    points = Points(np.random.default_rng(1).normal(size=(3, 6)))
+    pair = pair_of(network(0.0), network(1e-10))
+    errors = pair.errors_on(points)
+    in_float64 = evaluated(pair.graph, errors, FLOAT64)
+    assert in_float64 is not None
+    assert engine.is_telling(pair.graph, errors, points.x) and not engine.is_telling(*in_float64, points.x)
+
+    def exactly(*_: object) -> None:
+        raise AssertionError("fixed point is for intervals that say little")
+
+    monkeypatch.setattr(engine, "enclose_points", exactly)
+    found, _ = certificate.certify_enclosed(pair.graph, errors, points, 0, exact=pair.exact)
+    assert (found.method, found.arithmetic, found.float32) == ("points", "real", None)
