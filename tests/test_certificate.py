@@ -56,7 +56,7 @@ def test_overflow_gives_an_infinite_bound_and_no_nan() -> None:
 
 
 def test_points_are_left_to_intervals_that_are_narrow_in_real_arithmetic_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sixteen layers, errors of 1e-10: what float64 may round on the way is wide beside them, and intervals are not."""
+    """Sixteen layers, errors of 3e-11: what float64 may round on the way is wide beside them, and intervals are not."""
 
     def network(size: float) -> Graph:
         rng, errors = np.random.default_rng(0), np.random.default_rng(1)
@@ -67,7 +67,7 @@ def test_points_are_left_to_intervals_that_are_narrow_in_real_arithmetic_alone(m
         return Graph(tuple(nodes[:-1]), (len(nodes) - 2,))
 
     points = Points(np.random.default_rng(1).normal(size=(3, 6)))
-    pair = pair_of(network(0.0), network(1e-10))
+    pair = pair_of(network(0.0), network(3e-11))
     errors = pair.errors_on(points)
     in_float64 = evaluated(pair.graph, errors, FLOAT64)
     assert in_float64 is not None
