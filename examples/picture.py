@@ -25,12 +25,15 @@ KEPT, PRUNED, LINE = "#0072B2", "#C9CDD2", "#D55E00"
 def main(directory: pathlib.Path, picture: pathlib.Path) -> None:
     """Draw the picture."""
     found = slth.load(directory)
+    assert isinstance(found, slth.Compiled)
     node = found.folded.nodes[found.folded.layers[1]]
     assert isinstance(node, Weighted)
     family = families(found.ticket.source, 1, node, found.layout.layers[1])[0]
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     left, middle, right = figure.subplots(1, 3, width_ratios=(1.25, 1, 1))
-    draw_subset(left, family, found.ticket.masks[1][family.part])
+    mask = found.ticket.masks[1][family.part]
+    assert isinstance(mask, SubsetMask)
+    draw_subset(left, family, mask)
     draw_errors(middle, found)
     draw_certificates(right, found)
     figure.savefig(picture)

@@ -81,7 +81,8 @@ def distance_to_onnx(model: nn.Module, path: pathlib.Path, x: np.ndarray) -> flo
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     rows = np.asarray(x, np.float32)
-    theirs = np.concatenate([session.run(None, {name: row[None].transpose(0, 3, 1, 2)})[0] for row in rows])
+    each = (session.run(None, {name: row[None].transpose(0, 3, 1, 2)})[0] for row in rows)
+    theirs = np.concatenate([np.asarray(one) for one in each])
     return float(np.abs(np.asarray(model(rows)) - theirs).max())
 
 

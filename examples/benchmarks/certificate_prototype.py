@@ -169,8 +169,8 @@ def work(folder: pathlib.Path, given: pathlib.Path, found: pathlib.Path) -> None
     """Bounds and attacks the case in `given`, one region after the other."""
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     sys.path.insert(0, str(folder))
-    import differential_torch as prototype
-    import torch
+    import differential_torch as prototype  # pyright: ignore[reportMissingImports]
+    import torch  # pyright: ignore[reportMissingImports]
 
     arrays = np.load(given)
     settings = json.loads(str(arrays["settings"]))

@@ -93,10 +93,11 @@ def measure_branched(case: Case, splits: int, effort: float | None) -> dict[str,
     found: dict[str, Any] = {}
     for depth in range(1, MOST_SPLITS + 1) if effort is not None else [splits] * (splits > 0):
 
-        def engine(*case: Any, depth: int = depth) -> tuple[Difference, ...]:
-            return bound_difference_branched(*case, depth).leaves
+        def engine(*given: Any, depth: int = depth) -> tuple[Difference, ...]:
+            graph, errors, lower, upper = given
+            return bound_difference_branched(graph, errors, lower, upper, depth).leaves
 
-        measured = measure_engine(case, engine) | {"splits": depth}
+        measured: dict[str, Any] = measure_engine(case, engine) | {"splits": depth}
         if effort is not None and measured["seconds"][-1] > effort:
             break
         found = measured

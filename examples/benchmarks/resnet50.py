@@ -35,6 +35,8 @@ import typer
 SHAPE = (224, 224, 3)
 PLAIN = ((64, 7, 2), (128, 3, 1), (256, 3, 2), (512, 3, 1), (1024, 3, 2), (1024, 3, 2), (960, 3, 1))
 STAGES = (3, 4, 6, 3)
+# flax knows pairs here as well, its annotation does not
+POOL_PADDING: Any = [(1, 1)] * 2
 
 
 class Plain(nn.Module):
@@ -53,7 +55,7 @@ class Plain(nn.Module):
             x = nn.BatchNorm(use_running_average=not self.train, momentum=0.0, name=f"norm{layer + 1}")(x)
             x = nn.relu(x)
             if layer == 0:
-                x = nn.max_pool(x, (3, 3), (2, 2), padding=[(1, 1)] * 2)
+                x = nn.max_pool(x, (3, 3), (2, 2), padding=POOL_PADDING)
         return nn.Dense(self.outputs, name="head")(x.mean((1, 2)))
 
 
@@ -90,7 +92,7 @@ class ResNet50(nn.Module):
         norm = functools.partial(nn.BatchNorm, use_running_average=not self.train, momentum=0.0)
         x = nn.Conv(64, (7, 7), (2, 2), padding=[(3, 3)] * 2, use_bias=False, name="stem")(x)
         x = nn.relu(norm(name="stem_norm")(x))
-        x = nn.max_pool(x, (3, 3), (2, 2), padding=[(1, 1)] * 2)
+        x = nn.max_pool(x, (3, 3), (2, 2), padding=POOL_PADDING)
         for stage, blocks in enumerate(STAGES):
             for block in range(blocks):
                 stride = 2 if stage > 0 and block == 0 else 1

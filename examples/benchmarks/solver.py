@@ -132,8 +132,8 @@ def measure_kernel(repetitions: int) -> list[dict[str, Any]]:
         count = problem.batch_size(n)
         exact = random_problems(n, count)
         for bits in (32, 64):
-            arrays = tuple(map(narrow, exact)) if bits == 32 else exact
-            seconds = repeated(prepared(*arrays, problem.chunk_size(n)), repetitions)
+            candidates, targets = map(narrow, exact) if bits == 32 else exact
+            seconds = repeated(prepared(candidates, targets, problem.chunk_size(n)), repetitions)
             rows.append({"what": f"prepared, {bits} bits", "n": n, "problems": count, "seconds": seconds})
         for bits in (32, 64):
             run, size = first_windows(random_family(n, count, 0.1), bits == 32)
@@ -151,8 +151,8 @@ def measure_gpu(repetitions: int) -> list[dict[str, Any]]:
         size = 1 << (25 - n // 2)
         exact = random_problems(n, 4 * size)
         for bits in (32, 64):
-            arrays = tuple(map(narrow, exact)) if bits == 32 else exact
-            seconds = repeated(prepared(*arrays, size), repetitions)
+            candidates, targets = map(narrow, exact) if bits == 32 else exact
+            seconds = repeated(prepared(candidates, targets, size), repetitions)
             rows.append({"what": f"prepared, {bits} bits", "n": n, "problems": 4 * size, "seconds": seconds})
     return rows
 
@@ -255,8 +255,8 @@ def measure_highs(repetitions: int, problems: int = 24) -> list[dict[str, Any]]:
     exact = random_problems(WINDOW, problem.batch_size(WINDOW))
     rows = []
     for bits in (32, 64):
-        arrays = tuple(map(narrow, exact)) if bits == 32 else exact
-        seconds = repeated(prepared(*arrays, problem.chunk_size(WINDOW)), repetitions)
+        candidates, targets = map(narrow, exact) if bits == 32 else exact
+        seconds = repeated(prepared(candidates, targets, problem.chunk_size(WINDOW)), repetitions)
         rows.append({"what": f"prepared, {bits} bits", "n": WINDOW, "problems": exact[1].size, "seconds": seconds})
     subsets = prepared(*exact, problem.chunk_size(WINDOW))()
     optima = np.abs(kept(exact[0], subsets) - exact[1])

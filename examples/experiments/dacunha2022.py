@@ -271,7 +271,7 @@ def measure(
         product_seconds = time.perf_counter() - start
         ours = effective_weights(graph, ticket, effective_layers(graph, ticket))
         literal = network(graph, ticket, compact=True)
-        program = jax.jit(lambda x, literal=literal: jnp.argmax(literal(x), -1))
+        program = jax.jit(lambda x, literal=literal: jnp.argmax(jnp.asarray(literal(x)), -1))
         classes = np.concatenate([np.asarray(program(images[i : i + 100])) for i in range(0, len(images), 100)])
         rows.append(
             Row(

@@ -40,6 +40,7 @@ from slth_compile.baselines.networks import Layer, LeNet5, initial, kernels, lay
 from slth_compile.baselines.popup_source import LAWS, random_kernels
 from slth_compile.baselines.scores import EdgePopup, popup_masks, popup_scores
 from slth_compile.baselines.train import CONSTANT, Masked, Training, fit, seed_key
+from slth_compile.checker import FoundVerdict, Verdict
 from slth_compile.cli.frame import progress_bars
 from slth_compile.found import Found
 from slth_compile.frontends.model import import_model
@@ -115,7 +116,10 @@ class Bench:
         """What is trained, after the last step."""
         training = training or self.training
         key = jax.random.fold_in(seed_key(self.seed), 1)
-        shown = lambda _, done, total: self.progress(what, done, total)  # noqa: E731
+
+        def shown(stage: str, done: int, total: int) -> None:
+            self.progress(what, done, total)
+
         return fit(forward, trained, fixed, self.data, training, key, progress=shown)
 
     def logits(self, network: Callable[[Any], Any]) -> np.ndarray:
@@ -201,7 +205,7 @@ def edge_popup(bench: Bench, law: str, dense: np.ndarray) -> Row:
     begin = time.perf_counter()
     verdict = slth.verify(place, expected_id=ticket_id)
     verified = time.perf_counter() - begin
-    assert isinstance(verdict, slth.checker.FoundVerdict)
+    assert isinstance(verdict, FoundVerdict)
     logits = bench.logits(ticket)
     return Row(
         method=f"edge-popup, {law.replace('-', ' ')}",
@@ -231,7 +235,7 @@ def constructed(bench: Bench, target: Any, dense: np.ndarray, eps: float, balls:
     seconds = time.perf_counter() - start
     verdict = slth.verify(place, expected_id=out.ticket_id)
     verified = time.perf_counter() - start - seconds
-    assert isinstance(verdict, slth.checker.Verdict)
+    assert isinstance(verdict, Verdict)
     points, within = (certificate.bound for certificate in out.certificates)
     literal = out.compact_network()
     logits = bench.logits(lambda x: literal(x))
