@@ -111,7 +111,7 @@ def certify(
     rungs, done, total = [], 0, sum(d.count for d in domains)
     for index, d in enumerate(domains):
         progress("certify", done, total)
-        show = part_of(progress, "certify", done, total, ("split", "predict"))
+        show = part_of(progress, "certify", done, total, ("split", "attack", "predict"))
         rungs.append(_rung(pair, errors[index], d, effort, engine.Branching(splits, seconds), attack, show))
         done += d.count
     progress("certify", total, total)
@@ -166,7 +166,8 @@ def _rung(
     seconds = time.perf_counter() - start
     seen = None
     if attack:
-        seen = run_attack(pair.graph, pair.weights, pair.other, domain, steps=ATTACK_STEPS, restarts=ATTACK_RESTARTS)
+        tried = {"steps": ATTACK_STEPS, "restarts": ATTACK_RESTARTS}
+        seen = run_attack(pair.graph, pair.weights, pair.other, domain, **tried, progress=progress)
     return Rung(
         domain=describe(domain, domain.kind),
         kind=domain.kind,

@@ -32,7 +32,7 @@ from slth_compile.graph.graph import Graph, target_digest
 from slth_compile.plan.budget import AUTO, TYPICAL
 from slth_compile.plan.plan import Plan, plan, predict
 from slth_compile.processes import by_first, is_first
-from slth_compile.progress import Progress, part_of, silent
+from slth_compile.progress import Progress, part_of, share_of, silent
 from slth_compile.report.summary import AttackRow, Measured
 from slth_compile.request import (
     Domains,
@@ -301,7 +301,8 @@ def _measure(
     domains = [domain for domain in found.domains if domain is not None]
     with clock("attack"):
         for index, domain in enumerate(domains if attack else ()):
-            progress("attack", index, len(domains))
+            show = share_of(progress, "attack", index, len(domains))
+            show("attack", 0, 1)
             seen = run_attack(
                 found.pair,
                 target_weights(found.pair),
@@ -309,9 +310,10 @@ def _measure(
                 domain,
                 steps=ATTACK_STEPS,
                 restarts=ATTACK_RESTARTS,
+                progress=show,
             )
             attacks[index] = AttackRow(value=seen.value, steps=seen.steps, restarts=seen.restarts, inputs=seen.inputs)
-            progress("attack", index + 1, len(domains))
+            show("attack", 1, 1)
     evaluation = None
     if data is not None:
         with clock("evaluate"):

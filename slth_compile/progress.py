@@ -16,6 +16,22 @@ def silent(stage: str, done: int, total: int) -> None:
     """Shows nothing."""
 
 
+def share_of(progress: Progress, stage: str, before: int, parts: int) -> Progress:
+    """Advances `stage`, of `parts` equal parts of which `before` are done, by hundredths of a part.
+
+    Args:
+        progress: Called with the whole.
+        stage: Its name, whatever the part calls itself.
+        before: Parts done when this one begins.
+        parts: How many there are.
+    """
+
+    def show(_: str, done: int, total: int) -> None:
+        progress(stage, 100 * before + 100 * done // total, 100 * parts)
+
+    return show
+
+
 def part_of(progress: Progress, stage: str, before: int, total: int, beside: tuple[str, ...] = ()) -> Progress:
     """Advances `stage`, of `total` steps of which `before` are done, by whatever a part of it reports.
 

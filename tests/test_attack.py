@@ -72,7 +72,10 @@ def test_groups_hold_every_start_of_every_region_once(monkeypatch, starts: int, 
 
 def test_of_many_outputs_the_largest_are_attacked() -> None:
     graph, target, ticket, error = linear(3, 100)
-    found = attack(graph, target, ticket, Box(0.0, 1.0, (3,)), steps=5, restarts=1)
+    seen: list[tuple[str, int, int]] = []
+    box = Box(0.0, 1.0, (3,))
+    found = attack(graph, target, ticket, box, steps=5, restarts=1, progress=lambda *step: seen.append(step))
+    assert seen == [("attack", done, 128) for done in range(129)]
     assert (found.attacked, found.outputs) == (attack_module.MAX_OUTPUTS, 100)
     assert found.value <= np.maximum(np.abs(error).sum(0), 0).max() + 1e-12
 

@@ -25,6 +25,7 @@ from slth_compile.certificate.gradual import gradual
 from slth_compile.domain import Balls, Domain, Points
 from slth_compile.graph.evaluate import ArrayLike, LayerWeights, evaluate
 from slth_compile.graph.graph import Graph
+from slth_compile.progress import Progress, silent
 
 MAX_OUTPUTS = 64
 """Most output elements attacked one by one; of more, those with the largest difference at the starts."""
@@ -75,6 +76,7 @@ def attack(
     restarts: int = 4,
     seed: int = 0,
     samples: int = 8,
+    progress: Progress = silent,
 ) -> Attack:
     """The largest difference of two networks of one graph that sign gradient steps find in a domain.
 
@@ -97,6 +99,7 @@ def attack(
         restarts: Starts in every region; the first is its centre.
         seed: Of the other starts.
         samples: Most balls to attack; the centres of all are evaluated.
+        progress: Called with `("attack", climbs done, climbs)`; not for points.
     """
     clips = tuple({i: w.clip for i, w in weights.items()} for weights in (target_weights, ticket_weights))
     lower, upper = domain.regions()
@@ -129,10 +132,13 @@ def attack(
         picks = np.sort(np.argsort(seen.max(axis=0))[::-1][:MAX_OUTPUTS])
         climb = jax.jit(functools.partial(_climb, graph, clips))
         temperatures = np.geomspace(*_TEMPERATURES, steps + 1)
-        for pick, sign in itertools.product(picks, (1.0, -1.0)):
+        directions = list(itertools.product(picks, (1.0, -1.0)))
+        for done, (pick, sign) in enumerate(directions):
+            progress("attack", done, len(directions))
             ends += [
                 np.asarray(climb(weights, temperatures, *some, pick, sign)) for some in _groups(starts, lower, upper)
             ]
+        progress("attack", len(directions), len(directions))
         inputs = len(ends[0]) + len(rows) * (1 + 2 * len(picks) * (steps + 1))
         effort = (steps, restarts)
         return _best(graph, difference, weights, np.concatenate(ends), effort, inputs=inputs, attacked=len(picks))
