@@ -78,7 +78,7 @@ def certify(
         splits: Units, 0 to 12, that every bound over a box or balls is split at: it is then the largest of up to
             `2^splits` backward passes, one for each pattern of their signs. Each one more takes twice the time.
         seconds: Time for the bounds of each domain: 1, 2, 3, ... splits (up to `splits` where that is given) while the
-            next number is expected to be done in time.
+            next number is expected to be done in time. Proofs of predictions come on top, at most as long again.
         attack: Whether each bound is set beside what a projected-gradient attack finds.
         data: Held-out inputs `x`, or `(x, y)` with labels, that had no part in making or choosing either network, for
             the statistical statement.
@@ -111,7 +111,7 @@ def certify(
     rungs, done, total = [], 0, sum(d.count for d in domains)
     for index, d in enumerate(domains):
         progress("certify", done, total)
-        show = part_of(progress, "certify", done, total, ("split", "attack", "predict"))
+        show = part_of(progress, "certify", done, total, ("split", "predict", "attack"))
         rungs.append(_rung(pair, errors[index], d, effort, engine.Branching(splits, seconds), attack, show))
         done += d.count
     progress("certify", total, total)
@@ -163,6 +163,9 @@ def _rung(
 ) -> Rung:
     start = time.perf_counter()
     found, enclosed = certify_enclosed(pair.graph, errors, domain, 0, effort, progress, pair.exact, branching)
+    predictions = None
+    if not isinstance(domain, Box):
+        predictions = _top1(pair, errors, domain, enclosed, found.splits or 0, progress)
     seconds = time.perf_counter() - start
     seen = None
     if attack:
@@ -181,7 +184,7 @@ def _rung(
         seconds=round(seconds, 3),
         attack=seen,
         output_range=measure.output_range(pair.graph, domain),
-        top1=None if isinstance(domain, Box) else _top1(pair, errors, domain, enclosed, found.splits or 0, progress),
+        top1=predictions,
     )
 
 
@@ -195,7 +198,7 @@ def _top1(
     with np.errstate(all="ignore"):
         both = evaluated(pair.graph, errors, FLOAT64) or (pair.graph, errors)
     lower, upper = domain.regions()
-    classes = _classes(pair.graph, pair.weights, Points(lower + 0.5 * (upper - lower)))
+    classes = _classes(pair.graph, pair.weights, Points(0.5 * lower + 0.5 * upper))
 
     def show(stage: str, done: int, total: int) -> None:
         progress("predict", done, total)

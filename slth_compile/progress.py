@@ -26,9 +26,10 @@ def share_of(progress: Progress, stage: str, before: int, parts: int) -> Progres
         parts: How many there are.
     """
 
-    def show(_: str, done: int, total: int) -> None:
-        progress(stage, 100 * before + 100 * done // total, 100 * parts)
+    def show(stage: str, done: int, total: int) -> None:
+        progress(whole[0], 100 * before + 100 * done // total, whole[1])
 
+    whole = stage, 100 * parts
     return show
 
 

@@ -145,3 +145,12 @@ def test_files_are_whole_or_refused(tmp_path) -> None:
         comparison().report(tmp_path / "no" / "found.md")
     with pytest.raises(InputError, match="named twice"):
         require_writable([tmp_path / "a.md", tmp_path / "a.md"], (".md",), force=False)
+
+
+@pytest.mark.parametrize(("arithmetic", "words"), [("real", ", in real arithmetic"), ("real, float64", "")])
+def test_predictions_name_the_arithmetic_they_are_true_for(arithmetic: str, words: str) -> None:
+    proved = np.array([True, False])
+    for kind in ("points", "balls"):
+        rung = dataclasses.replace(BOX, kind=kind, arithmetic=arithmetic, top1=Top1(np.zeros(2, int), proved, proved))
+        (sentence,) = ladder.predictions(comparison(rungs=(rung,)))
+        assert f"the same class the largest output{words}" in sentence

@@ -149,20 +149,42 @@ def test_a_softmax_keeps_the_order_of_its_logits() -> None:
     assert not any(isinstance(node, n.Softmax) for node in graph.nodes)
 
 
-def test_splits_and_chunks_prove_no_less(monkeypatch: pytest.MonkeyPatch) -> None:
-    given = case(1)
+def test_splits_and_batches_prove_no_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = case(0)
     plain = given.found()[1]
     assert np.all(given.found(splits=2)[1].proved >= plain.proved)
-    monkeypatch.setattr(margins_module, "TOGETHER", 3)
-    assert np.array_equal(given.found()[1].proved, plain.proved)
+    monkeypatch.setattr(margins_module, "MOST_MARGINS", CLASSES - 1)
+    shown: list[tuple[int, int]] = []
+    again = given.found(progress=lambda _, done, total: shown.append((done, total)))[1]
+    assert np.array_equal(again.proved, plain.proved)
+    assert shown == sorted(shown) and shown[-1][0] == shown[-1][1] >= 200
 
 
-def test_the_regions_with_the_fewest_open_margins_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    is_open = np.array([[0, 1, 1, 1], [0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0]], bool)
-    classes = np.array([0, 0, 1, 0])
-    rows, pairs = margins_module._chosen(is_open, classes)
-    assert rows.tolist() == [2, 3, 0] and pairs.tolist() == [[0, 1], [0, 2], [0, 3], [1, 0]]
-    monkeypatch.setattr(margins_module, "MOST_MARGINS", 3)
-    rows, pairs = margins_module._chosen(is_open, classes)
-    assert rows.tolist() == [2, 3] and pairs.tolist() == [[0, 1], [1, 0]]
-    assert len(margins_module._chosen(np.zeros_like(is_open), classes)[0]) == 0
+def test_regions_are_repeated_only_where_they_are_walked_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    given, sizes = case(1), []
+
+    def bounds(graph: Graph, errors: dict, lower: np.ndarray, upper: np.ndarray, **options):
+        sizes.append(len(lower))
+        return bound_difference_backward(graph, errors, lower, upper, **options)
+
+    monkeypatch.setattr(margins_module, "bound_difference_backward", bounds)
+    given.found()
+    monkeypatch.setattr(margins_module, "together_in", lambda _: 1)
+    given.found()
+    assert sizes[0] == 8 and 0 < sizes[1] < 8
+
+
+def test_every_open_margin_is_in_one_batch() -> None:
+    rng = np.random.default_rng(0)
+    is_open, classes = rng.uniform(size=(300, 200)) < 0.01, rng.integers(0, 200, 300)
+    is_open[np.arange(300), classes] = False
+    is_open[7] = np.arange(200) != classes[7]
+    seen = []
+    for rows, pairs in margins_module._batches(is_open, classes):
+        known = {tuple(pair) for pair in pairs.tolist()}
+        assert len(known) == len(pairs) <= margins_module.MOST_MARGINS
+        wanted = {(classes[row], j) for row in rows for j in np.flatnonzero(is_open[row])}
+        assert known == wanted
+        seen += rows.tolist()
+    assert sorted(seen) == [row for row in np.flatnonzero(is_open.any(1)) if row != 7]
+    assert not list(margins_module._batches(np.zeros_like(is_open), classes))

@@ -2,7 +2,7 @@
 
 What is climbed is not `g - f` itself. With `f_{W + t E}` the networks between both, `g - f` is about `d/dt f` halfway.
 That depends on which units are on, and its gradient does not see them switch. So the units switch gradually
-(`gradual`), at a temperature that falls while the steps get shorter, from where every unit counts half wherever it is.
+(`gradual`), at a temperature that falls while the steps get shorter, from where every relu counts half wherever it is.
 On the way `g - f` itself decides what is the best.
 """
 
@@ -118,14 +118,14 @@ def attack(
         starts = np.empty((0, *lower.shape[1:]))
         if isinstance(domain, Balls):
             # The centres of all balls, and the balls in which they show most.
-            starts = np.clip(lower + 0.5 * (upper - lower), lower, upper)
+            starts = np.clip(0.5 * lower + 0.5 * upper, lower, upper)
             seen = [np.abs(np.asarray(difference(weights, rows))).max(axis=1) for rows in _chunks(starts)]
             chosen = np.sort(np.argsort(-np.nan_to_num(np.concatenate(seen)), kind="stable")[:samples])
             lower, upper = lower[chosen], upper[chosen]
         ends = [starts]
         share = np.random.default_rng(seed).uniform(size=(restarts, *lower.shape))
         share[0] = 0.5
-        starts = np.clip(lower + share * (upper - lower), lower, upper)
+        starts = np.clip((1 - share) * lower + share * upper, lower, upper)
         rows = starts.reshape(-1, *lower.shape[1:])
         ends.append(rows)
         seen = np.abs(np.concatenate([np.asarray(difference(weights, some)) for some in _chunks(rows)]))
@@ -218,7 +218,7 @@ def _climb(
         better = values > best
         at_best = jnp.where(better.reshape(-1, *(1,) * (x.ndim - 1)), x, at_best)
         uphill = jnp.sign(jnp.nan_to_num(jax.grad(objective)(x, temperature)))
-        moved = jnp.clip(x + size * (upper - lower) * uphill, lower, upper)
+        moved = jnp.clip(x + (size * upper - size * lower) * uphill, lower, upper)
         return (moved, jnp.maximum(values, best), at_best), None
 
     sizes = jnp.linspace(0.25, 0.0, len(temperatures))

@@ -5,7 +5,7 @@ what it will be worth. With `f_{W + t E}` the networks between both, `d/dt` of a
 
     d relu(y) = sigma(y / T s) dy,    d max_k y_k = sum_k softmax(y / T s)_k dy_k,
 
-`s` how far y moves within the region and `T` a temperature: far above 1 every unit counts half, wherever it is, and at
+`s` how far y moves within the region and `T` a temperature: far above 1 every relu counts half, wherever it is, and at
 0 the derivatives are the true ones.
 """
 

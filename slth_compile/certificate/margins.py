@@ -8,19 +8,24 @@ bounded by backward passes through it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from slth_compile.certificate.backward.engine import TOGETHER, bound_difference_backward, bound_difference_branched
+from slth_compile.certificate.backward.engine import (
+    bound_difference_backward,
+    bound_difference_branched,
+    together_in,
+)
+from slth_compile.certificate.backward.rewrite import rewritten
 from slth_compile.certificate.difference import Difference, LayerErrors
 from slth_compile.certificate.top1 import Ahead, Top1, ahead, decided
 from slth_compile.graph import nodes as n
 from slth_compile.graph.graph import Graph
-from slth_compile.progress import Progress, silent
+from slth_compile.progress import Progress, share_of, silent
 
 MOST_MARGINS = 128
-"""Most margins that are bounded in every region; regions with the most open ones are left as they are."""
+"""Most margins that are bounded together; regions with more open ones than these are left as they are."""
 
 Regions = tuple[np.ndarray, np.ndarray]
 Errors = Mapping[int, LayerErrors]
@@ -51,24 +56,17 @@ def top1_by_margins(
         splits: As for `bound_difference_branched`; 0 for plain passes.
         progress: Called as regions are done.
     """
-    found = ahead(leaf, classes)
-    rows, pairs = _chosen(~found.both & (np.arange(found.both.shape[1]) != classes[:, None]), classes)
-    if not len(rows):
-        return decided(classes, found)
-    # As many regions as were walked together before: their programs are there.
-    size = len(leaf.lower) if len(leaf.lower) < TOGETHER else -(-len(rows) // TOGETHER) * TOGETHER
-    graph, errors = margin_graph(graph, errors, pairs)
-    lower, upper = (end[np.resize(rows, size)] for end in regions)
-    if splits:
-        (margins,), _ = bound_difference_branched(graph, errors, lower, upper, splits, progress=progress)
-    else:
-        (margins,) = bound_difference_backward(graph, errors, lower, upper, progress=progress)
-    alone, both = (array.copy() for array in found)
-    for column, (c, j) in enumerate(pairs):
-        mine = classes[rows] == c
-        low, moved = (end[: len(rows), column][mine] for end in (margins.output_lower, margins.lower))
-        alone[rows[mine], j] |= low > 0
-        both[rows[mine], j] |= (low > 0) & (low > -moved)
+    alone, both = (array.copy() for array in ahead(leaf, classes))
+    is_open = ~both & (np.arange(both.shape[1]) != classes[:, None])
+    batches = list(_batches(is_open, classes))
+    for number, (rows, pairs) in enumerate(batches):
+        show = share_of(progress, "margins", number, len(batches))
+        margins = _bounds(*margin_graph(graph, errors, pairs), regions, rows, splits, show)
+        for column, (c, j) in enumerate(pairs):
+            mine = classes[rows] == c
+            low, moved = (end[:, column][mine] for end in (margins.output_lower, margins.lower))
+            alone[rows[mine], j] |= low > 0
+            both[rows[mine], j] |= (low > 0) & (low > -moved)
     return decided(classes, Ahead(alone, both))
 
 
@@ -94,18 +92,35 @@ def margin_graph(graph: Graph, errors: Errors, pairs: np.ndarray) -> tuple[Graph
     return cut, {i: own for i, own in errors.items() if i <= top} | {top + 1: none}
 
 
-def _chosen(is_open: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Regions with open margins, and all their pairs `(c, j)`: first those with the fewest, `MOST_MARGINS` pairs."""
+def _bounds(
+    graph: Graph, errors: Errors, regions: Regions, rows: np.ndarray, splits: int, progress: Progress
+) -> Difference:
+    """Enclosures of the network's output over some of the regions."""
+    together = together_in(rewritten(graph))
+    # As many at a time as all regions were: their programs are there.
+    size = min(len(regions[0]), -(-len(rows) // together) * together)
+    lower, upper = (end[np.resize(rows, size)] for end in regions)
+    if splits:
+        (leaf,), _ = bound_difference_branched(graph, errors, lower, upper, splits, progress=progress)
+    else:
+        (leaf,) = bound_difference_backward(graph, errors, lower, upper, progress=progress)
+    return Difference(*(getattr(leaf, field.name)[: len(rows)] for field in dataclasses.fields(leaf)))
+
+
+def _batches(is_open: np.ndarray, classes: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Regions with open margins, and all their pairs `(c, j)`: at most `MOST_MARGINS` pairs at a time."""
     counts = is_open.sum(1)
     rows, pairs = [], np.empty((0, 2), np.int64)
-    for row in np.argsort(counts, kind="stable"):
-        rivals = np.flatnonzero(is_open[row])
-        if not len(rivals):
+    for row in np.argsort(classes, kind="stable"):
+        if not 0 < counts[row] <= MOST_MARGINS:
             continue
+        rivals = np.flatnonzero(is_open[row])
         own = np.stack([np.full(len(rivals), classes[row]), rivals], axis=1)
         union = np.unique(np.concatenate([pairs, own]), axis=0)
         if len(union) > MOST_MARGINS:
-            break
+            yield np.array(rows, np.int64), pairs
+            rows, union = [], own
         rows.append(row)
         pairs = union
-    return np.array(rows, np.int64), pairs
+    if rows:
+        yield np.array(rows, np.int64), pairs

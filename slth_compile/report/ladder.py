@@ -49,15 +49,16 @@ def predictions(comparison: Comparison) -> list[str]:
             continue
         total, proved = len(rung.top1.proved), rung.top1.unchanged
         alone = int(rung.top1.without_difference.sum())
+        largest = "the largest output" + (", in real arithmetic" if rung.arithmetic == "real" else "")
         if rung.kind == "points":
             found.append(
                 f"Prediction provably unchanged on {numbers.count(proved)} of {rung.domain}: there both networks give "
-                "the same class the largest output."
+                f"the same class {largest}."
             )
         else:
             found.append(
                 f"Prediction provably unchanged on {numbers.count(proved)} of {rung.domain}: everywhere in the ball "
-                f"both networks give one and the same class the largest output ({comparison.first} alone provably "
+                f"both networks give one and the same class {largest} ({comparison.first} alone provably "
                 f"does on {numbers.count(alone)} of {numbers.count(total)})."
             )
     return found
@@ -229,7 +230,10 @@ def _limits(comparison: Comparison) -> Section:
     arithmetic = sorted({rung.arithmetic for rung in comparison.rungs})
     says = [f"Each certified bound holds for every input of its domain and every output: {'; '.join(arithmetic)}."]
     if any(rung.top1 is not None for rung in comparison.rungs):
-        says.append("A proved prediction holds for every input of the sample's region, in both networks.")
+        says.append(
+            "A proved prediction holds for every input of the sample's region, in both networks and the arithmetic of "
+            "its bound."
+        )
     says_not = [
         "Anything about inputs outside the listed domains.",
         "What other arithmetic does than the one a bound is true for: products by transforms (FFT, Winograd) and "

@@ -22,7 +22,7 @@ from slth_compile.certificate.backward.images import difference_of
 from slth_compile.certificate.backward.joined import enclose_node
 from slth_compile.certificate.backward.networks import networks_of
 from slth_compile.certificate.backward.passes import Start, upper_bounds
-from slth_compile.certificate.backward.rewrite import Larger, Largest, Take, maximum_before
+from slth_compile.certificate.backward.rewrite import Larger, Largest, Rewritten, Take, maximum_before
 from slth_compile.certificate.backward.steps import flushed_at, step_back
 from slth_compile.certificate.backward.walk import ACTIVATIONS, STOPS, Walk, walk_from
 from slth_compile.certificate.difference import Difference, LayerErrors
@@ -99,7 +99,7 @@ def _walks(
     lower, upper = without_subnormals(np.asarray(lower, np.float64), np.asarray(upper, np.float64))
     with np.errstate(all="ignore"):
         both = networks_of(graph, errors)
-    together = TOGETHER if sum(math.prod(shape) for shape in both.net.shapes) <= SMALL else 1
+    together = together_in(both.net)
     parts, witnesses = [], []
     for start in range(0, len(lower), together):
         show("bound", start, len(lower))
@@ -115,6 +115,11 @@ def _walks(
     return tuple(
         Difference(*(np.concatenate(ends) for ends in zip(*leaf, strict=True))) for leaf in zip(*parts, strict=True)
     ), witnesses
+
+
+def together_in(net: Rewritten) -> int:
+    """How many regions of a network are walked at a time."""
+    return TOGETHER if sum(map(math.prod, net.shapes)) <= SMALL else 1
 
 
 def _walked(walk: Walk) -> list[tuple[np.ndarray, ...]]:
