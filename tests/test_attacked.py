@@ -27,7 +27,7 @@ def test_no_evaluation_exceeds_the_certificate(target: Target, place: int, recor
     (domain,), (certificate,) = out.domains, out.certificates
     regions = len(domain.regions()[0])
     outputs = min(MAX_OUTPUTS, sum(leaf.size for leaf in certificate.per_output))
-    restarts = math.ceil(EVALUATIONS / (regions * (1 + 4 * outputs * (STEPS + 1))))
+    restarts = math.ceil(EVALUATIONS / (regions * (1 + 2 * outputs * (STEPS + 1))))
     weights = target_weights(out.folded), out.weights
     found = attack(out.folded, *weights, domain, steps=STEPS, restarts=restarts, samples=regions)
     record_property("evaluations", found.inputs)

@@ -10,7 +10,7 @@ from the repository's root; the folders are those of the published networks and 
 
 `bound` is the mean over the regions of the certified `max |g - f|` (of the label's output where the domain says so),
 `attack` the mean of the largest difference that either attack saw in float64: projected sign gradients on every counted
-output, both signs. Ours: 100 steps from 4 starts a ball, 32 in a box, each climbed twice. The prototype's: 200 steps,
+output, both signs. Ours: 100 steps from 4 starts a ball, 32 in a box. The prototype's: 200 steps,
 .05 of the width, from 4 starts a ball and 32 in a box (30 steps, .2, one start in the ReluDiff case, as published). A
 ratio is bound by attack, the same attack for all engines. Seconds are a sample's: ours of a second call on all
 regions, the first one, which compiles, in parentheses; `branched` are the bounds of `--splits` K units each (in
