@@ -392,4 +392,6 @@ def test_published_bounds_are_confirmed(target: Target, monkeypatch: pytest.Monk
     leaves = bound_difference_backward(folded, errors, lower, upper)
     published = certificate_of(Enclosed(leaves, "backward"), "balls", 0)
     for found, claimed in zip(own, published.per_output, strict=True):
-        assert np.all(found.upper <= claimed) and np.all(found.upper >= claimed * (1 - 1e-7) - 2.0**-700)
+        # Outputs of rounding alone have room beside the largest one.
+        room = 2.0**-39 * max(leaf.max() for leaf in published.per_output)
+        assert np.all(found.upper <= claimed) and np.all(found.upper >= claimed * (1 - 1e-7) - room)

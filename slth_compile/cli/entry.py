@@ -23,18 +23,8 @@ _USAGE_ERROR: Any = typer.BadParameter.__mro__[1]  # click's own, or the copy th
 
 def main() -> None:
     """Runs the command line and exits: 0 done, 1 out of reach, 2 usage, 3 false, 4 unsupported, 70 bug, 130 stopped."""
-    command = typer.main.get_command(app)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # a terminal or pipe that lacks a character gets a question mark, not an error
-            stream.reconfigure(errors="replace")
-    if _COMPLETES in os.environ:
-        command.main(prog_name="slth-compile")
     try:
-        # What `command.main` does, without its own words and exit codes for interrupts and closed pipes.
-        with interrupts(), command.make_context("slth-compile", sys.argv[1:] or ["--help"]) as context:
-            command.invoke(context)
-        sys.stdout.flush()
+        _run()
     except typer.Exit as done:
         sys.exit(done.exit_code)
     except _USAGE_ERROR as error:
@@ -51,6 +41,20 @@ def main() -> None:
         if os.environ.get("SLTH_TRACEBACK"):
             raise
         _fail(f"internal error, please report it: {error!r} (SLTH_TRACEBACK=1 shows where)", 70)
+
+
+def _run() -> None:
+    """What `command.main` does, without its own words and exit codes for interrupts and closed pipes."""
+    command = typer.main.get_command(app)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # a terminal or pipe that lacks a character gets a question mark, not an error
+            stream.reconfigure(errors="replace")
+    if _COMPLETES in os.environ:
+        command.main(prog_name="slth-compile")
+    with interrupts(), command.make_context("slth-compile", sys.argv[1:] or ["--help"]) as context:
+        command.invoke(context)
+    sys.stdout.flush()
 
 
 def _fail(message: str, code: int, prefix: str = "") -> None:

@@ -37,6 +37,7 @@ from slth_compile.source.layout import (
     Layout,
 )
 from slth_compile.source.network import kernel_shape
+from slth_compile.subset_sum.meet_in_the_middle import MAXIMUM_WINDOW
 
 _BIAS_WIDENING = 2
 
@@ -155,6 +156,10 @@ def plan(
         if law is None or law == STANDARD:
             raise
         stated, found = False, layers(stated=False)
+    if budget.promise == TYPICAL and wider > 1 and any(_is_near(layer) for layer in found):
+        # A near subset is not far closer than its tolerance, as the closest is.
+        budget = allocate(graph, eps, domains, signed, promise)
+        found = layers(stated)
     layout = Layout(
         eps=eps,
         delta=delta if stated else None,
@@ -165,6 +170,12 @@ def plan(
     )
     planned = predict(graph, layout, budget.bound, TYPICAL if construction == BURKHOLZ else budget.promise)
     return dataclasses.replace(planned, violated=violated(graph, domains, construction))
+
+
+def _is_near(layer: LayerLayout) -> bool:
+    """Whether the four-list solver, which finds a subset within the tolerance and not the closest, has a part in it."""
+    gadgets = (layer.kernel, layer.bias)
+    return any(gadget is not None and gadget.window > MAXIMUM_WINDOW for gadget in gadgets)
 
 
 def predict(graph: Graph, layout: Layout, bound: float, promise: str) -> Plan:
