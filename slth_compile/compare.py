@@ -111,7 +111,7 @@ def certify(
     rungs, done, total = [], 0, sum(d.count for d in domains)
     for index, d in enumerate(domains):
         progress("certify", done, total)
-        show = part_of(progress, "certify", done, total, ("split", "predict", "attack"))
+        show = part_of(progress, "certify", done, total, ("nodes", "split", "predict", "attack"))
         rungs.append(_rung(pair, errors[index], d, effort, engine.Branching(splits, seconds), attack, show))
         done += d.count
     progress("certify", total, total)
@@ -201,7 +201,7 @@ def _top1(
     classes = _classes(pair.graph, pair.weights, Points(0.5 * lower + 0.5 * upper))
 
     def show(stage: str, done: int, total: int) -> None:
-        progress("predict", done, total)
+        progress(stage if stage == "nodes" else "predict", done, total)
 
     return top1_by_margins(*both, (lower, upper), leaf, classes, splits=splits, progress=show)
 

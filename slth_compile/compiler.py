@@ -286,7 +286,7 @@ def _certify(
     for index, domain in enumerate(domains):
         progress("certify", done, total)
         start = time.perf_counter()
-        show = part_of(progress, "certify", done, total, ("split",))
+        show = part_of(progress, "certify", done, total, ("nodes", "split"))
         certificate = certify_domain(graph, errors, domain, index, effort, show, exact, branching)
         yield certificate, round(time.perf_counter() - start, 3)
         done += domain.count

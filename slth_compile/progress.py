@@ -16,7 +16,7 @@ def silent(stage: str, done: int, total: int) -> None:
     """Shows nothing."""
 
 
-def share_of(progress: Progress, stage: str, before: int, parts: int) -> Progress:
+def share_of(progress: Progress, stage: str, before: int, parts: int, beside: tuple[str, ...] = ()) -> Progress:
     """Advances `stage`, of `parts` equal parts of which `before` are done, by hundredths of a part.
 
     Args:
@@ -24,10 +24,14 @@ def share_of(progress: Progress, stage: str, before: int, parts: int) -> Progres
         stage: Its name, whatever the part calls itself.
         before: Parts done when this one begins.
         parts: How many there are.
+        beside: Names of the part's stages that are shown as they are.
     """
 
     def show(stage: str, done: int, total: int) -> None:
-        progress(whole[0], 100 * before + 100 * done // total, whole[1])
+        if stage in beside:
+            progress(stage, done, total)
+        else:
+            progress(whole[0], 100 * before + 100 * done // total, whole[1])
 
     whole = stage, 100 * parts
     return show

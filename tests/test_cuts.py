@@ -16,6 +16,7 @@ from scipy.optimize import linprog
 from slth_compile.certificate.backward import cuts, networks
 from slth_compile.certificate.backward import forms as f
 from slth_compile.certificate.backward.passes import Passed
+from slth_compile.certificate.backward.places import At
 from slth_compile.certificate.backward.walk import Walk, walk_from
 from slth_compile.certificate.difference import LayerErrors
 from slth_compile.graph import nodes as n
@@ -53,7 +54,7 @@ def least(lower, upper, a, value, c, v) -> np.ndarray:
         passed = Passed(zero + jnp.inf, f.Form(None, jnp.asarray(a)), jnp.asarray(value), abs(jnp.asarray(value)))
         rows = jnp.zeros(ROWS, jnp.int32)
         return np.asarray(
-            cuts.least(passed, cuts.Cuts(jnp.asarray(c), jnp.asarray(v)), cuts.box_of(box(lower, upper)), rows)
+            cuts.least(passed, cuts.Cuts(jnp.asarray(c), jnp.asarray(v)), cuts.box_of(box(lower, upper)), At(rows))
         )
 
 

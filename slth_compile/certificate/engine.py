@@ -128,7 +128,8 @@ def enclose(
         effort: One of `EFFORTS`.
         method: `INTERVAL` for nothing else; other names are what may be found anyway.
         branching: What branched bounds may cost, where backward passes are tried.
-        progress: Called as regions are done; of branched bounds as the stage `"split"`.
+        progress: Called as regions are done; of branched bounds as the stage `"split"`; inside a region of a large
+            network as `"nodes"`.
     """
     plain = bound_difference(graph, errors, *regions)
     if kind == "points":
@@ -146,7 +147,7 @@ def enclose(
         return best
 
     def show(stage: str, done: int, total: int) -> None:
-        progress("split", done, total)
+        progress(stage if stage == "nodes" else "split", done, total)
 
     for splits in depths(branching, time.perf_counter() - start):
         leaves, witness = bound_difference_branched(graph, errors, *regions, splits, progress=show)

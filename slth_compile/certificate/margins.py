@@ -60,7 +60,7 @@ def top1_by_margins(
     is_open = ~both & (np.arange(both.shape[1]) != classes[:, None])
     batches = list(_batches(is_open, classes))
     for number, (rows, pairs) in enumerate(batches):
-        show = share_of(progress, "margins", number, len(batches))
+        show = share_of(progress, "margins", number, len(batches), ("nodes",))
         margins = _bounds(*margin_graph(graph, errors, pairs), regions, rows, splits, show)
         for column, (c, j) in enumerate(pairs):
             mine = classes[rows] == c

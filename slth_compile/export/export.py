@@ -183,7 +183,7 @@ def _certified(target: Graph, made: Graph, network: Network, effort: str, progre
     domains = [domain for domain in network.domains if domain is not None]
     found, done, total = [], 0, sum(domain.count for domain in domains)
     for index, domain in enumerate(domains):
-        show = part_of(progress, "certify", done, total)
+        show = part_of(progress, "certify", done, total, ("nodes",))
         found.append(certify_enclosed(pair.graph, pair.errors_on(domain), domain, index, effort, show, pair.exact)[0])
         done += domain.count
     return found

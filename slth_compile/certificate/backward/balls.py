@@ -16,6 +16,7 @@ import numpy as np
 
 from slth_compile.certificate.backward import forms as f
 from slth_compile.certificate.backward.hybrid import Beside, within
+from slth_compile.certificate.backward.places import At, spread
 from slth_compile.certificate.backward.steps import on_device, reach_of
 from slth_compile.certificate.backward.walk import Walk
 from slth_compile.certificate.propagate import Pair
@@ -49,11 +50,11 @@ def known_of(walk: Walk, i: int) -> Known:
     return Known(reach_of(pair), _balls(pair, beside))
 
 
-def reached(form: f.Form, known: Known, sample: Any) -> Any:
+def reached(form: f.Form, known: Known, at: At) -> Any:
     """The largest value of the form where `d` and `x` lie in their boxes and balls."""
     if known.balls is None:
-        return f.reached(form, known.reach, sample)
-    return _reached(form, known.reach, known.balls, sample)
+        return f.reached(form, known.reach, at)
+    return _reached(form, known.reach, known.balls, at)
 
 
 def _balls(pair: Pair, beside: Beside) -> Balls | None:
@@ -72,20 +73,18 @@ def _balls(pair: Pair, beside: Beside) -> Balls | None:
 
 
 @jax.jit
-def _reached(form: f.Form, reach: f.Reach, balls: Balls, sample: Any) -> Any:
+def _reached(form: f.Form, reach: f.Reach, balls: Balls, at: At) -> Any:
     value: Any = 0.0
     if form.d is not None and reach.d is not None:
-        found = f.reached(f.Form(form.d, None), reach, sample)
+        found = f.reached(f.Form(form.d, None), reach, at)
         if balls.d is not None:
-            found = jnp.fmin(found, _norm(form.d) * f.spread(balls.d, sample))
+            found = jnp.fmin(found, _norm(form.d) * spread(balls.d, at))
         value = value + found
     if form.x is not None:
-        found = f.reached(f.Form(None, form.x), reach, sample)
+        found = f.reached(f.Form(None, form.x), reach, at)
         if balls.x is not None:
             centre, radius = balls.x
-            found = jnp.fmin(
-                found, f.total(form.x * f.spread(centre, sample)) + _norm(form.x) * f.spread(radius, sample)
-            )
+            found = jnp.fmin(found, f.total(form.x * spread(centre, at, form.x)) + _norm(form.x) * spread(radius, at))
         value = value + found
     return value
 

@@ -18,6 +18,7 @@ import numpy as np
 from slth_compile.certificate.backward import cuts as c
 from slth_compile.certificate.backward import forms as f
 from slth_compile.certificate.backward.passes import Rows, Start, bound_of, carried, finite, in_chunks, upper_bounds
+from slth_compile.certificate.backward.places import At
 from slth_compile.certificate.backward.split import Bend, bend_of, leading
 from slth_compile.certificate.backward.targets import SPLITTABLE, Targets, row_of, targets_of
 from slth_compile.certificate.backward.walk import Walk
@@ -87,15 +88,15 @@ class Branches:
             shape = len(index), self.splits
             best = jnp.zeros(shape), jnp.full(shape, NONE, jnp.int32)
 
-            def step(m: int, form: f.Form) -> Any:
+            def step(m: int, form: f.Form, at: At) -> Any:
                 nonlocal best
                 if m in self.bends:
                     bend = self.bends[m]
-                    best = leading(self.splits, form, bend.gaps, bend.units, best, rows.sample)
-                return walk.back[m](form, rows.sample)
+                    best = leading(self.splits, form, bend.gaps, bend.units, best, rows.at)
+                return walk.back[m](form, at)
 
             passed = carried(walk, start, rows, reaches, step)
-            return bound_of(walk, passed, rows.sample, reaches), *best
+            return bound_of(walk, passed, rows, reaches), *best
 
         bounds, scores, units = in_chunks(walk, start, elements, samples, signs, run)
         return bounds.copy(), scores, units
@@ -115,24 +116,24 @@ class Branches:
             own, side = units[owner[index]].T, (pattern[index] >> np.arange(units.shape[1])[:, None]) & 1
             sides = jax.device_put(side)
 
-            def step(m: int, form: f.Form) -> Any:
+            def step(m: int, form: f.Form, at: At) -> Any:
                 bend = self.bends.get(m)
                 if bend is None:
-                    return walk.back[m](form, leaves.sample)
+                    return walk.back[m](form, at)
                 place = own - base[m]
                 count = len(bend.places)
                 here = (own >= 0) & (place >= 0) & (place < count)
                 if not here.any():
-                    return walk.back[m](form, leaves.sample)
+                    return walk.back[m](form, at)
                 known = np.where(here, bend.places[np.where(here, place, 0)], count)
-                return bend.back(form, jax.device_put(known), sides, leaves.sample)
+                return bend.back(form, jax.device_put(known), sides, at)
 
             passed = carried(walk, start, leaves, reaches, step)
             if passed.form is None or passed.form.x is None:
-                found = bound_of(walk, passed, leaves.sample, reaches)
+                found = bound_of(walk, passed, leaves, reaches)
             else:
                 taken = self.store.of(keys[owner[index]].T, side)
-                found = jnp.minimum(passed.best, finite(c.least(passed, taken, box, leaves.sample)))
+                found = jnp.minimum(passed.best, finite(c.least(passed, taken, box, leaves.at)))
             return (found,)
 
         (found,) = in_chunks(walk, start, elements[owner], samples[owner], signs[owner], run)

@@ -21,8 +21,10 @@ import numpy as np
 from slth_compile.certificate import enclosure as e
 from slth_compile.certificate.backward import forms as f
 from slth_compile.certificate.backward import noise as noises
+from slth_compile.certificate.backward import places
 from slth_compile.certificate.backward.noise import magnitudes
 from slth_compile.certificate.backward.passes import Passed, Rows, Start, carried, in_chunks, rounded_up
+from slth_compile.certificate.backward.places import At
 from slth_compile.certificate.backward.split import Bend
 from slth_compile.certificate.backward.steps import on_device, reach_of
 from slth_compile.certificate.backward.walk import Walk
@@ -73,18 +75,18 @@ def box_of(walk: Walk) -> Around:
 
 
 @jax.jit
-def least(passed: Passed, cuts: Cuts, box: Around, sample: Any) -> Any:
+def least(passed: Passed, cuts: Cuts, box: Around, at: At) -> Any:
     """What bounds every row at the input once cuts are added, `(rows,)`; not less than the rows' real maxima.
 
     Args:
         passed: The rows; a form at the input is needed.
         cuts: Their cuts, in the order they are taken.
         box: The box.
-        sample: The rows' samples.
+        at: Where the rows are, the whole input in sight.
     """
     assert passed.form is not None
     a, value, spread = passed.form.x, passed.value, passed.spread
-    box = box._replace(**{name: f.spread(getattr(box, name), sample) for name in ("centre", "radius", "magnitude")})
+    box = box._replace(**{name: places.spread(getattr(box, name), at) for name in ("centre", "radius", "magnitude")})
     for c, v in zip(cuts.forms, cuts.values, strict=True):
         c = jnp.moveaxis(c, 0, -1)
         beta = multiplier(a, c, v, box.centre, box.radius)
@@ -94,8 +96,8 @@ def least(passed: Passed, cuts: Cuts, box: Around, sample: Any) -> Any:
         # What the product and the sum round, where x is as large as it can be.
         charge = f.total(box.magnitude * (abs(a) + jnp.where(beta > 0, abs(product), 0.0)))
         value, spread = value + more + charge, spread + abs(more) + charge
-    charge = f.spread(box.flushed, sample)
-    more = f.reached(f.Form(None, a), box.reach, sample)
+    charge = places.spread(box.flushed, at)
+    more = f.reached(f.Form(None, a), box.reach, at)
     return rounded_up(value + charge + more, spread + charge + abs(more))
 
 

@@ -7,6 +7,7 @@ it reads. Enclosures of the two networks apart would not shrink with their error
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Mapping
@@ -61,7 +62,8 @@ def bound_difference_backward(
         errors: Errors of every weighted layer, by node position.
         lower: Lower ends of the regions, float64, shape `(regions, *input_shape)`.
         upper: Upper ends, likewise.
-        progress: Called with `("bound", regions done, regions)`.
+        progress: Called with `("bound", regions done, regions)`, and in one region of a large network with
+            `("nodes", nodes passed, nodes)`.
 
     Returns:
         One `Difference` an output leaf.
@@ -86,7 +88,8 @@ def bound_difference_branched(
         lower: Lower ends of the regions, float64, shape `(regions, *input_shape)`.
         upper: Upper ends, likewise.
         splits: Units that a bound is split at, 1 to `witness.MOST_SPLITS`.
-        progress: Called with `("bound", regions done, regions)`.
+        progress: Called with `("bound", regions done, regions)`, and in one region of a large network with
+            `("nodes", nodes passed, nodes)`.
     """
     leaves, witnesses = _walks(graph, errors, lower, upper, splits, progress)
     return Branched(leaves, joined(witnesses))
@@ -106,6 +109,8 @@ def _walks(
         rows = slice(start, start + together)
         with jax.enable_x64(True), np.errstate(all="ignore"):
             walk = walk_from(both, lower[rows], upper[rows])
+            if together == 1:
+                walk.felt = functools.partial(_show_nodes, walk, show)
             if splits:
                 walk.branches = branches_of(walk, splits)
             parts.append(_walked(walk))
@@ -115,6 +120,10 @@ def _walks(
     return tuple(
         Difference(*(np.concatenate(ends) for ends in zip(*leaf, strict=True))) for leaf in zip(*parts, strict=True)
     ), witnesses
+
+
+def _show_nodes(walk: Walk, show: Progress) -> None:
+    show("nodes", len(walk.pairs), len(walk.both.net.nodes))
 
 
 def together_in(net: Rewritten) -> int:

@@ -17,6 +17,7 @@ from jax import lax
 
 from slth_compile.certificate.backward.layers import Geometry, Kernels, transposed
 from slth_compile.certificate.backward.lines import Lines, Planes
+from slth_compile.certificate.backward.places import At, Into, placed, spread
 
 
 class Form(NamedTuple):
@@ -54,11 +55,6 @@ def back(array: Any) -> Any:
     return array if array.ndim < 3 else jnp.moveaxis(array, 0, -2)
 
 
-def spread(array: Any, sample: Any) -> Any:
-    """One column a row of the pass: of the row's own sample, or of the only one."""
-    return array if array.shape[-1] == 1 else jnp.take(array, sample, axis=-1)
-
-
 def total(products: Any) -> Any:
     """Sums over all axes but the rows'."""
     return jnp.sum(products, tuple(range(products.ndim - 1)))
@@ -69,20 +65,20 @@ def _parts(a: Any) -> tuple[Any, Any]:
 
 
 @jax.jit
-def merged(a: Form, b: Form, magnitudes: Pairs, sample: Any) -> tuple[Form, Any]:
+def merged(a: Form, b: Form, magnitudes: Pairs, at: At) -> tuple[Form, Any]:
     """The sum of two forms of one node."""
     both = Form(_plus(a.d, b.d), _plus(a.x, b.x))
-    return both, charged(both, magnitudes, sample)
+    return both, charged(both, magnitudes, at)
 
 
 def _plus(a: Any, b: Any) -> Any:
     return b if a is None else a if b is None else a + b
 
 
-def charged(form: Form, noise: Pairs, sample: Any) -> Any:
+def charged(form: Form, noise: Pairs, at: At) -> Any:
     """`|A_d| noise_d + |A_x| noise_x`."""
     shares = [
-        total(abs(a) * spread(size, sample))
+        total(abs(a) * spread(size, at, a))
         for a, size in zip(form, noise, strict=True)
         if a is not None and size is not None
     ]
@@ -90,19 +86,19 @@ def charged(form: Form, noise: Pairs, sample: Any) -> Any:
 
 
 @jax.jit
-def cost(form: Form, noise: Pairs, sample: Any) -> Any:
+def cost(form: Form, noise: Pairs, at: At) -> Any:
     """`charged` as a program of its own."""
-    return charged(form, noise, sample)
+    return charged(form, noise, at)
 
 
 @jax.jit
-def reached(form: Form, reach: Reach, sample: Any) -> Any:
+def reached(form: Form, reach: Reach, at: At) -> Any:
     """The largest value of the form where `d` and `x` lie in their boxes."""
     value: Any = 0.0
     for a, box in zip(form, reach, strict=True):
         if a is not None and box is not None:
             centre, radius = box
-            value = value + total(a * spread(centre, sample) + abs(a) * spread(radius, sample))
+            value = value + total(a * spread(centre, at, a) + abs(a) * spread(radius, at, a))
     return value
 
 
@@ -114,7 +110,7 @@ def through_layer(
     noise: Pairs,
     magnitude: tuple[Lines, Any] | None,
     moves: bool,
-    sample: Any,
+    at: At,
 ) -> tuple[Form, Any]:
     """A weighted layer.
 
@@ -125,9 +121,9 @@ def through_layer(
         noise: What rounding and weight radii may add, for coefficients of the output.
         magnitude: Lines around `|z|` and what rounding adds there, for coefficients of the input; None without `Eh`.
         moves: Whether the two networks differ in the layer's input.
-        sample: The row's sample.
+        at: Where the rows are.
     """
-    value = charged(form, noise, sample)
+    value = charged(form, noise, at)
     xs, ds = [], []
     if form.d is not None:
         ds.append((form.d, kernels.ticket))
@@ -136,15 +132,15 @@ def through_layer(
     if form.x is not None:
         xs.append((form.x, kernels.target))
         value = value + total(form.x * _column(kernels.bias, form.x.ndim))
-    d = transposed(geometry, ds) if ds and moves else None
-    x = transposed(geometry, xs)
+    d = transposed(geometry, ds, at.into) if ds and moves else None
+    x = transposed(geometry, xs, at.into)
     if magnitude is not None and form.d is not None:
         lines, slack = magnitude
-        p, q = _parts(transposed(geometry, [(form.d, kernels.half)]))
-        lines = Lines(*(spread(line, sample) for line in lines))
+        p, q = _parts(transposed(geometry, [(form.d, kernels.half)], at.into))
+        lines = Lines(*(spread(line, at.there, p) for line in lines))
         slope = p * lines.upper_slope + q * lines.lower_slope
         value = value + total(p * lines.upper_intercept + q * lines.lower_intercept)
-        value = value + total((p - q) * spread(slack, sample))
+        value = value + total((p - q) * spread(slack, at.there, p))
         x, d = x + slope, None if d is None else d + slope
     return Form(d, x), value
 
@@ -154,11 +150,12 @@ def _column(channels: Any, rank: int) -> Any:
 
 
 @jax.jit
-def through_activation(form: Form, lines: Pairs, noise: Pairs, sample: Any) -> tuple[Form, Any]:
+def through_activation(form: Form, lines: Pairs, noise: Pairs, at: At) -> tuple[Form, Any]:
     """An activation between its lines: each coefficient takes the line of its sign."""
-    planes = None if lines.d is None else Planes(*(spread(line, sample) for line in lines.d))
-    around = Pairs(planes, Lines(*(spread(line, sample) for line in lines.x)))
-    return bent(form, around, Pairs(*(spread(size, sample) for size in noise)))
+    like = form.x if form.d is None else form.d
+    planes = None if lines.d is None else Planes(*(spread(line, at, like) for line in lines.d))
+    around = Pairs(planes, Lines(*(spread(line, at, like) for line in lines.x)))
+    return bent(form, around, Pairs(*(spread(size, at, like) for size in noise)))
 
 
 def bent(form: Form, lines: Pairs, noise: Pairs) -> tuple[Form, Any]:
@@ -181,16 +178,16 @@ def bent(form: Form, lines: Pairs, noise: Pairs) -> tuple[Form, Any]:
 
 
 @jax.jit
-def through_larger(form: Form, lines: Pairs, noise: Pairs, sample: Any) -> tuple[Form, Form, Any]:
+def through_larger(form: Form, lines: Pairs, noise: Pairs, at: At) -> tuple[Form, Form, Any]:
     """`max(a, b) = relu(a - b) + b`: forms of `a` and of `b`."""
-    first, value = through_activation(form, lines, noise, sample)
+    first, value = through_activation(form, lines, noise, at)
     return first, apart(form, first), value
 
 
 @jax.jit
-def through_maximum(form: Form, planes: Pairs, noise: Pairs, sample: Any) -> tuple[list[Form], Any]:
+def through_maximum(form: Form, planes: Pairs, noise: Pairs, at: At) -> tuple[list[Form], Any]:
     """The maximum of a few nodes between its planes: a form of each of them."""
-    value: Any = charged(form, noise, sample)
+    value: Any = charged(form, noise, at)
     parts = []
     for a, around in zip(form, planes, strict=True):
         if a is None or around is None:
@@ -198,9 +195,9 @@ def through_maximum(form: Form, planes: Pairs, noise: Pairs, sample: Any) -> tup
             continue
         p, q = _parts(a)
         upper, above, lower, below = around
-        value = value + total(p * spread(above, sample) + q * spread(below, sample))
+        value = value + total(p * spread(above, at, a) + q * spread(below, at, a))
         weights = zip(upper, lower, strict=True)
-        parts.append([p * spread(high, sample) + q * spread(low, sample) for high, low in weights])
+        parts.append([p * spread(high, at, a) + q * spread(low, at, a) for high, low in weights])
     count = next(len(part) for part in parts if part is not None)
     return [Form(*(None if part is None else part[i] for part in parts)) for i in range(count)], value
 
@@ -217,26 +214,32 @@ def apart(form: Form, first: Form) -> Form:
 
 
 @jax.jit
-def through_scale(form: Form, scale: Any, shift: Any, noise: Pairs, sample: Any) -> tuple[Form, Any]:
+def through_scale(form: Form, scale: Any, shift: Any, noise: Pairs, at: At) -> tuple[Form, Any]:
     """`v * scale + shift`, each one entry a channel, or one for all."""
-    value = charged(form, noise, sample)
+    value = charged(form, noise, at)
     if form.x is not None:
         value = value + total(form.x * _column(shift, form.x.ndim))
     return Form(*(None if a is None else a * _column(scale, a.ndim) for a in form)), value
 
 
 @jax.jit
-def through_take(form: Form, matrices: tuple[Any, ...], noise: Pairs, sample: Any) -> tuple[Form, Any]:
-    """Maps along axes, elements taken among them: one matrix for each, `(size before, size after)`, or None."""
+def through_take(form: Form, matrices: tuple[Any, ...], noise: Pairs, at: At) -> tuple[Form, Any]:
+    """Maps along axes, elements taken among them: one matrix for each, `(size before, size after)`, or None.
+
+    Where rows see a window, every spatial axis has one, and the channels none.
+    """
 
     def put(a: Any) -> Any:
         for axis, matrix in enumerate(matrices):
             if matrix is not None:
+                if at.into is not None:
+                    corner = at.into.corner[axis - 1], at.corner[axis - 1]
+                    matrix = lax.dynamic_slice(matrix, corner, (at.into.sizes[axis - 1], a.shape[axis]))
                 product = jnp.tensordot(matrix, a, (1, axis), precision=lax.Precision.HIGHEST)
                 a = jnp.moveaxis(product, 0, axis)
         return a
 
-    return Form(*(None if a is None else put(a) for a in form)), charged(form, noise, sample)
+    return Form(*(None if a is None else put(a) for a in form)), charged(form, noise, at)
 
 
 class Linear:
@@ -253,17 +256,36 @@ class Linear:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def through_linear(linear: Linear, form: Form, noise: Pairs | None, sample: Any) -> tuple[Form, Any]:
+def through_linear(linear: Linear, form: Form, noise: Pairs | None, at: At) -> tuple[Form, Any]:
     """A map without weights, the same in both networks."""
     found = []
     for a in form:
         if a is None:
             found.append(None)
             continue
-        operand = jax.ShapeDtypeStruct((*linear.shape, a.shape[-1]), a.dtype)
+        # A map that rows see windows of leaves positions as they are.
+        shape = linear.shape if at.corner is None else (*a.shape[1:-1], linear.shape[-1])
+        operand = jax.ShapeDtypeStruct((*shape, a.shape[-1]), a.dtype)
         (moved,) = jax.linear_transpose(linear.function, operand)(back(a))
         found.append(_front(moved) if moved.ndim > 2 else moved)
-    return Form(*found), jnp.zeros(form_rows(form)) if noise is None else charged(form, noise, sample)
+    return Form(*found), jnp.zeros(form_rows(form)) if noise is None else charged(form, noise, at)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def through_slice(steps: tuple[int, ...], form: Form, at: At) -> tuple[Form, Any]:
+    """Every so manieth position of an operand of which rows see a window."""
+    into = at.into
+    assert into is not None
+    config = [(0, 0, 0), *((0, 0, step - 1) for step in steps), (0, 0, 0)]
+    apart = [None if a is None else lax.pad(a, jnp.zeros((), a.dtype), config) for a in form]
+    found = Form(*(None if a is None else placed(a, into.offset, into.sizes, into.margins) for a in apart))
+    return found, jnp.zeros(form_rows(form))
+
+
+@jax.jit
+def moved(form: Form, into: Into) -> Form:
+    """The form in another window of its node."""
+    return Form(*(None if a is None else placed(a, into.offset, into.sizes, into.margins) for a in form))
 
 
 def form_rows(form: Form) -> int:

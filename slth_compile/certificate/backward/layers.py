@@ -21,6 +21,7 @@ import numpy as np
 from jax import lax
 
 from slth_compile.certificate import enclosure as e
+from slth_compile.certificate.backward.places import Into, placed
 from slth_compile.certificate.difference import LayerErrors
 from slth_compile.certificate.propagate import window_of
 from slth_compile.certificate.rounding import TINY, UNIT_ROUNDOFF, gamma
@@ -179,7 +180,7 @@ def geometry_of(node: n.Weighted, shape: tuple[int, ...]) -> Geometry:
     return Geometry(turned(node), tuple(spread))
 
 
-def transposed(geometry: Geometry, pairs: list[tuple[Any, Any]]) -> Any:
+def transposed(geometry: Geometry, pairs: list[tuple[Any, Any]], into: Into | None = None) -> Any:
     """Sum over pairs of `K^T A`: coefficients `(S, spatial'..., rows)` in, `(C, spatial..., rows)` out.
 
     Explicit products, one `gamma` for every order of summation.
@@ -187,15 +188,25 @@ def transposed(geometry: Geometry, pairs: list[tuple[Any, Any]]) -> Any:
     Args:
         geometry: The map's.
         pairs: Coefficients and arranged kernels.
+        into: The window of the input that is wanted, where coefficients are those of a window; None for all of both.
     """
     rank = len(geometry.spread)
     spread = []
     for coefficients, kernel in pairs:
         if rank:
-            config = [(0, 0, 0), *geometry.spread, (0, 0, 0)]
+            ends = geometry.spread if into is None else [(0, 0, between) for _, _, between in geometry.spread]
+            config = [(0, 0, 0), *ends, (0, 0, 0)]
             coefficients = lax.pad(coefficients, jnp.zeros((), coefficients.dtype), config)
+        if rank and into is not None:
+            coefficients = placed(coefficients, into.offset, read_by(geometry.window, into.sizes), into.margins)
         spread.append((coefficients, kernel))
     return e.contract(spread, geometry.window)
+
+
+def read_by(window: e.Window, sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """How many positions along every axis so many positions of the transposed map's result are made from."""
+    taps = zip(sizes, window.taps, window.dilation, strict=True)
+    return tuple(size + (count - 1) * dilation for size, count, dilation in taps)
 
 
 def magnitudes_through(node: n.Weighted, terms: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:

@@ -13,10 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from slth_compile.certificate.backward import forms as f
+from slth_compile.certificate.backward import places
 from slth_compile.certificate.backward.balls import known_of, reached
 from slth_compile.certificate.backward.noise import magnitudes
+from slth_compile.certificate.backward.places import At
 from slth_compile.certificate.backward.rewrite import MAXIMA
 from slth_compile.certificate.backward.steps import on_device
+from slth_compile.certificate.backward.tour import Chunk, Tour, tour_of
 from slth_compile.certificate.backward.walk import ACTIVATIONS, Walk
 from slth_compile.certificate.rounding import UNIT_ROUNDOFF, up
 
@@ -46,13 +49,30 @@ class Start:
     difference: bool
     reader: int | None
 
+    @property
+    def nodes(self) -> tuple[int, ...]:
+        """The nodes that a pass starts at."""
+        return (self.node,) if self.less is None else (self.node, self.less)
+
 
 class Rows(NamedTuple):
-    """Rows of a pass on the device, each of shape `(rows,)`: element (channels in front), sample and sign."""
+    """Rows of a pass.
 
-    element: Any
-    sample: Any
+    Attributes:
+        element: Each row's element of what it sees of the start, channels in front, on the device, `(rows,)`; and of
+            what it sees of the node that is subtracted.
+        sign: 1.0 or -1.0, likewise.
+        chunk: Where the rows are.
+    """
+
+    element: tuple[Any, ...]
     sign: Any
+    chunk: Chunk
+
+    @property
+    def at(self) -> At:
+        """Where the rows are at nodes that they see whole."""
+        return At(self.chunk.sample)
 
 
 class Passed(NamedTuple):
@@ -71,7 +91,7 @@ class Passed(NamedTuple):
     spread: Any
 
 
-Step = Callable[[int, f.Form], tuple[Sequence[tuple[int, f.Form]], Any]]
+Step = Callable[[int, f.Form, At], tuple[Sequence[tuple[int, f.Form]], Any]]
 """A form's way from a node to its operands, as `walk.Back`."""
 
 
@@ -88,9 +108,15 @@ def upper_bounds(walk: Walk, start: Start, elements: np.ndarray, samples: np.nda
     reaches: list[Any] = [None] * len(walk.pairs)
 
     def run(rows: Rows, index: np.ndarray) -> tuple[Any]:
-        return (bound_of(walk, carried(walk, start, rows, reaches), rows.sample, reaches),)
+        return (bound_of(walk, carried(walk, start, rows, reaches), rows, reaches),)
 
-    return in_chunks(walk, start, elements, samples, signs, run)[0]
+    tour = None if walk.samples > 1 else tour_of(walk.both, start.nodes, elements)
+    if tour is None:
+        return in_chunks(walk, start, elements, samples, signs, run)[0]
+    found = np.empty(len(elements))
+    some = elements[tour.order], samples[tour.order], signs[tour.order]
+    (found[tour.order],) = in_chunks(walk, start, *some, run, tour)
+    return found
 
 
 def in_chunks(
@@ -100,6 +126,7 @@ def in_chunks(
     samples: np.ndarray,
     signs: np.ndarray,
     run: Callable[[Rows, np.ndarray], tuple[Any, ...]],
+    tour: Tour | None = None,
 ) -> tuple[np.ndarray, ...]:
     """What `run` finds of all rows, some at a time; it takes rows and their places among all, and returns arrays.
 
@@ -110,31 +137,30 @@ def in_chunks(
         samples: Their samples.
         signs: 1.0 or -1.0.
         run: Its arrays have the rows first.
+        tour: That the rows are in its order; None for rows in any order, which see whole nodes.
     """
-    places = places_of(walk.both.net.shapes[start.node])[elements].astype(np.int32)
-    samples, size = samples.astype(np.int32), walk.both.rows
+    samples, size = samples.astype(np.int32), walk.both.rows if tour is None else tour.size
+    shape = walk.both.net.shapes[start.node]
 
     def part(first: int) -> tuple[np.ndarray, ...]:
         index = np.minimum(np.arange(first, first + size), len(elements) - 1)
         with jax.enable_x64(True):
-            found = run(Rows(*(jax.device_put(v[index]) for v in (places, samples, signs))), index)
+            chunk = Chunk(jax.device_put(samples[index]))
+            if tour is not None:
+                origin = tuple(map(int, tour.origins[first // size]))
+                chunk = dataclasses.replace(chunk, windows=tour.windows, origin=origin)
+            seen = tuple(jax.device_put(chunk.element(k, shape, elements[index])) for k in start.nodes)
+            found = run(Rows(seen, jax.device_put(signs[index]), chunk), index)
             return tuple(np.asarray(array)[: len(elements) - first] for array in found)
 
     # The first chunk alone, so that nothing is compiled twice.
     found = [part(0)]
     if len(elements) > size:
         with ThreadPoolExecutor(THREADS) as pool:
-            found += pool.map(part, range(size, len(elements), size))
+            for rows in pool.map(part, range(size, len(elements), size)):
+                found.append(rows)
+                walk.felt()
     return tuple(np.concatenate(arrays) for arrays in zip(*found, strict=True))
-
-
-def places_of(shape: tuple[int, ...]) -> np.ndarray:
-    """Where each element, counted in C order, is once the channels come first."""
-    order = np.arange(math.prod(shape)).reshape(shape)
-    order = np.moveaxis(order, -1, 0) if len(shape) > 1 else order
-    places = np.empty(order.size, np.int64)
-    places[order.reshape(-1)] = np.arange(order.size)
-    return places
 
 
 def carried(walk: Walk, start: Start, rows: Rows, reaches: list[Any], step: Step | None = None) -> Passed:
@@ -147,33 +173,35 @@ def carried(walk: Walk, start: Start, rows: Rows, reaches: list[Any], step: Step
         reaches: For every node `forms.reached`'s boxes, found where None; shared by passes from one start.
         step: A form's way from a node; the walk's own by None.
     """
-    nodes, sample = walk.both.net.nodes, rows.sample
-    value = spread = jnp.zeros(len(sample))
+    nodes, chunk, count = walk.both.net.nodes, rows.chunk, len(rows.sign)
+    value = spread = jnp.zeros(count)
     forms = _started(walk, start, rows)
-    best = jnp.full(len(sample), jnp.inf)
+    best = jnp.full(count, jnp.inf)
     for m in range(max(forms), 0, -1):
         if m not in forms:
             continue
         if isinstance(nodes[m], (*ACTIVATIONS, *MAXIMA)):
-            best = jnp.minimum(best, _stopped(walk, forms, value, spread, sample, reaches))
-        form = forms.pop(m)
-        operands, more = walk.back[m](form, sample) if step is None else step(m, form)
-        more = more + f.spread(walk.flushed[m], sample)
+            best = jnp.minimum(best, _stopped(walk, forms, value, spread, rows, reaches))
+        form, at = forms.pop(m), chunk.at(m)
+        operands, more = walk.back[m](form, at) if step is None else step(m, form, at)
+        more = more + places.spread(walk.flushed[m], at)
         value, spread = value + more, spread + abs(more)
         for i, form in operands:
             if form.d is None and form.x is None:
                 continue
+            if (into := chunk.onto(m, i)) is not None:
+                form = f.moved(form, into)
             if i in forms:
-                form, more = f.merged(forms[i], form, _merging(walk, i), sample)
+                form, more = f.merged(forms[i], form, _merging(walk, i), chunk.at(i))
                 value, spread = value + more, spread + abs(more)
             forms[i] = form
     return Passed(best, forms.get(0), value, spread)
 
 
-def bound_of(walk: Walk, passed: Passed, sample: Any, reaches: list[Any]) -> Any:
+def bound_of(walk: Walk, passed: Passed, rows: Rows, reaches: list[Any]) -> Any:
     """The least bound, the input's own box included, `(rows,)`."""
     forms = {} if passed.form is None else {0: passed.form}
-    return jnp.minimum(passed.best, _stopped(walk, forms, passed.value, passed.spread, sample, reaches))
+    return jnp.minimum(passed.best, _stopped(walk, forms, passed.value, passed.spread, rows, reaches))
 
 
 def rounded_up(value: Any, spread: Any) -> Any:
@@ -182,25 +210,21 @@ def rounded_up(value: Any, spread: Any) -> Any:
 
 
 def _started(walk: Walk, start: Start, rows: Rows) -> dict[int, f.Form]:
-    shape = walk.both.net.shapes[start.node]
-    hot = f.one_hot(math.prod(shape), rows.element, rows.sign)
-    hot = hot.reshape(*shape[-1:], *shape[:-1], len(rows.sample))
-
-    def form(a: Any) -> f.Form:
-        return f.Form(a, None) if start.difference else f.Form(None, a)
-
-    forms = {start.node: form(hot)}
-    if start.less is not None:
-        forms[start.less] = form(-hot)
+    forms = {}
+    for k, element, sign in zip(start.nodes, rows.element, (rows.sign, -rows.sign), strict=False):
+        shape = walk.both.net.shapes[k]
+        shape = (*shape[-1:], *rows.chunk.spatial(k, shape[:-1]))
+        hot = f.one_hot(math.prod(shape), element, sign).reshape(*shape, len(sign))
+        forms[k] = f.Form(hot, None) if start.difference else f.Form(None, hot)
     return forms
 
 
-def _stopped(walk: Walk, forms: dict[int, f.Form], value: Any, spread: Any, sample: Any, reaches: list[Any]) -> Any:
+def _stopped(walk: Walk, forms: dict[int, f.Form], value: Any, spread: Any, rows: Rows, reaches: list[Any]) -> Any:
     """What the forms amount to, at most, over the enclosures of the nodes they have reached."""
     for i, form in forms.items():
         if reaches[i] is None:
             reaches[i] = known_of(walk, i)
-        more = reached(form, reaches[i], sample)
+        more = reached(form, reaches[i], rows.chunk.at(i))
         value, spread = value + more, spread + abs(more)
     # Nothing is learnt from what overflowed.
     return finite(rounded_up(value, spread))
@@ -212,5 +236,8 @@ def finite(bounds: Any) -> Any:
 
 
 def _merging(walk: Walk, i: int) -> f.Pairs:
-    size = magnitudes(*walk.pairs[i])
-    return f.Pairs(*(on_device(m * (4 * UNIT_ROUNDOFF)) for m in (size.d, size.x)))
+    # Later enclosures are no wider.
+    if i not in walk.merging:
+        size = magnitudes(*walk.pairs[i])
+        walk.merging[i] = f.Pairs(*(on_device(m * (4 * UNIT_ROUNDOFF)) for m in (size.d, size.x)))
+    return walk.merging[i]

@@ -22,7 +22,7 @@ from slth_compile.certificate.backward import forms as f
 from slth_compile.certificate.backward import noise as noises
 from slth_compile.certificate.backward.lines import Lines, Planes, activation_lines, difference_planes
 from slth_compile.certificate.backward.noise import Noise, magnitudes
-from slth_compile.certificate.backward.passes import places_of
+from slth_compile.certificate.backward.places import At, places_of, spread
 from slth_compile.certificate.backward.rewrite import Larger, maximum_before
 from slth_compile.certificate.backward.steps import lines_on_device, noise_on_device, on_device, summed
 from slth_compile.certificate.backward.walk import Walk
@@ -89,7 +89,7 @@ class Bend:
         planes, lines, noise = zip(*found, strict=True)
         return Cut(_stacked(lines), None if d is None else _stacked(planes), _stacked(noise))
 
-    def back(self, form: f.Form, place: Any, side: Any, sample: Any) -> Any:
+    def back(self, form: f.Form, place: Any, side: Any, at: At) -> Any:
         """A form's way to the operands, as `walk.Back`.
 
         Args:
@@ -97,15 +97,15 @@ class Bend:
             place: The elements that each row knows the sign of, channels first, `(K, rows)`; none where it is the
                 number of all elements.
             side: 0 where `y >= 0`, 1 where `y <= 0`, likewise.
-            sample: The rows' samples.
+            at: Where the rows are, whole nodes in sight.
         """
         nodes = self.walk.both.net.nodes
         inputs = nodes[self.node].inputs
         if maximum_before(nodes, self.node) is not None:
-            rest, first, value = parted(form, self.cut, (place, side), sample)
-            others, more = self.walk.back[self.node](rest, sample)
+            rest, first, value = parted(form, self.cut, (place, side), at)
+            others, more = self.walk.back[self.node](rest, at)
             return [*others, (inputs[0], first)], value + more
-        first, value = through_split(form, self.lines, self.noise, self.cut, (place, side), sample)
+        first, value = through_split(form, self.lines, self.noise, self.cut, (place, side), at)
         if len(inputs) == 1:
             return [(inputs[0], first)], value
         second = f.apart(form, first)
@@ -163,12 +163,12 @@ def _gaps(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def leading(count: int, form: f.Form, gaps: Gaps, units: Any, before: tuple[Any, Any], sample: Any) -> tuple[Any, Any]:
+def leading(count: int, form: f.Form, gaps: Gaps, units: Any, before: tuple[Any, Any], at: At) -> tuple[Any, Any]:
     """The `count` largest scores of every row, and their units, `(rows, count)`; `before` has those found earlier.
 
     score = |A_x| height + |A_d| max(|dl|, |du|) / 2
     """
-    parts = [abs(a) * f.spread(gap, sample) for a, gap in zip(form, gaps, strict=True) if a is not None]
+    parts = [abs(a) * spread(gap, at) for a, gap in zip(form, gaps, strict=True) if a is not None]
     score: Any = sum(parts[1:], parts[0])
     score = jnp.nan_to_num(score, nan=0.0, posinf=0.0).reshape(-1, score.shape[-1]).T
     values, places = lax.top_k(score, min(count, score.shape[1]))
@@ -179,7 +179,7 @@ def leading(count: int, form: f.Form, gaps: Gaps, units: Any, before: tuple[Any,
 
 @jax.jit
 def through_split(
-    form: f.Form, lines: f.Pairs, noise: f.Pairs, cut: Cut, known: tuple[Any, Any], sample: Any
+    form: f.Form, lines: f.Pairs, noise: f.Pairs, cut: Cut, known: tuple[Any, Any], at: At
 ) -> tuple[f.Form, Any]:
     """`forms.through_activation` with other lines for the elements whose signs a row knows.
 
@@ -189,15 +189,15 @@ def through_split(
         noise: Of all elements.
         cut: Of elements by their sign.
         known: Places and sides, as `Bend.back` takes them.
-        sample: The rows' samples.
+        at: Where the rows are, whole nodes in sight.
     """
-    rest, own, more = parted(form, cut, known, sample)
-    plain, value = f.through_activation(rest, lines, noise, sample)
+    rest, own, more = parted(form, cut, known, at)
+    plain, value = f.through_activation(rest, lines, noise, at)
     return f.Form(*(None if a is None else a + b for a, b in zip(plain, own, strict=True))), value + more
 
 
 @jax.jit
-def parted(form: f.Form, cut: Cut, known: tuple[Any, Any], sample: Any) -> tuple[f.Form, f.Form, Any]:
+def parted(form: f.Form, cut: Cut, known: tuple[Any, Any], at: At) -> tuple[f.Form, f.Form, Any]:
     """A form without the elements whose signs a row knows, and these through their lines; arguments as above.
 
     Returns:
@@ -205,7 +205,7 @@ def parted(form: f.Form, cut: Cut, known: tuple[Any, Any], sample: Any) -> tuple
     """
     place, side = known
     column = jnp.broadcast_to(jnp.arange(place.shape[1]), place.shape)
-    owner = jnp.broadcast_to(sample if cut.lines.shape[-1] > 1 else jnp.zeros_like(sample), place.shape)
+    owner = jnp.broadcast_to(at.sample if cut.lines.shape[-1] > 1 else jnp.zeros_like(at.sample), place.shape)
     shape = next(a.shape for a in form if a is not None)
 
     def of(fields: Any) -> Any:

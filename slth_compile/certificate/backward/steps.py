@@ -25,6 +25,7 @@ from slth_compile.certificate.backward.lines import (
     magnitude_lines,
 )
 from slth_compile.certificate.backward.noise import Magnitudes, Noise, magnitudes
+from slth_compile.certificate.backward.places import At
 from slth_compile.certificate.backward.rewrite import Larger, Largest, Take, maximum_before
 from slth_compile.certificate.backward.walk import ACTIVATIONS, STOPS, Back, Walk
 from slth_compile.certificate.propagate import Pair
@@ -111,8 +112,8 @@ def _layer(walk: Walk, k: int, node: n.Weighted) -> Back:
         lines = magnitude_lines(x if d is None else e.added(x, d))
         magnitude = Lines(*map(on_device, lines)), on_device(noises.line_noise(lines, size.z))
 
-    def back(form: f.Form, sample: Any) -> Any:
-        return _one(operand, f.through_layer(geometry, form, kernels, noise, magnitude, moves, sample))
+    def back(form: f.Form, at: At) -> Any:
+        return _one(operand, f.through_layer(geometry, form, kernels, noise, magnitude, moves, at))
 
     return back
 
@@ -127,7 +128,7 @@ def _activation(node: n.Node, operand: Pair) -> Back:
     size = magnitudes(x, d)
     noise = noise_on_device(noises.activation_noise(moved, value, size, exact=isinstance(node, n.Relu)))
     lines = lines_on_device(moved, value)
-    return lambda form, sample: _one(i, f.through_activation(form, lines, noise, sample))
+    return lambda form, at: _one(i, f.through_activation(form, lines, noise, at))
 
 
 def _smooth(node: Any, x: e.Interval, d: e.Interval | None) -> tuple[Lines, Planes | None]:
@@ -148,8 +149,8 @@ def _larger(walk: Walk, k: int, node: Larger) -> Back:
     noise = noise_on_device(Noise(*(up(a + b) for a, b in zip(bent, apart, strict=True))))
     lines = lines_on_device(moved, value)
 
-    def back(form: f.Form, sample: Any) -> Any:
-        a, b, value = f.through_larger(form, lines, noise, sample)
+    def back(form: f.Form, at: At) -> Any:
+        a, b, value = f.through_larger(form, lines, noise, at)
         return [(first, walk.kept(a, first)), (second, walk.kept(b, second))], value
 
     return back
@@ -167,8 +168,8 @@ def _largest(walk: Walk, k: int, maximum: int) -> Back:
     noise = noise_on_device(Noise(*(up(a + b) for a, b in zip(bent, weighed, strict=True))))
     planes = f.Pairs(*(None if v is None else _placed(v) for v in (moved, value)))
 
-    def back(form: f.Form, sample: Any) -> Any:
-        parts, constant = f.through_maximum(form, planes, noise, sample)
+    def back(form: f.Form, at: At) -> Any:
+        parts, constant = f.through_maximum(form, planes, noise, at)
         return [(i, walk.kept(part, i)) for i, part in zip(inputs, parts, strict=False)], constant
 
     return back
@@ -187,7 +188,7 @@ def _affine(node: n.Affine, operand: Pair) -> Back:
     columns = [v if v.ndim == 0 else v[:, None] for v in (scale, shift)]
     noise = noise_on_device(noises.scale_noise(columns[0], columns[1], magnitudes(*operand)))
     scale, shift = jax.device_put((scale, shift))
-    return lambda form, sample: _one(i, f.through_scale(form, scale, shift, noise, sample))
+    return lambda form, at: _one(i, f.through_scale(form, scale, shift, noise, at))
 
 
 def _rounded(walk: Walk, node: Rounded, operand: Pair) -> Back:
@@ -195,12 +196,12 @@ def _rounded(walk: Walk, node: Rounded, operand: Pair) -> Back:
     (i,) = node.inputs
     x, d = moved_by(*operand, node.relative, absolute_column(node))
     noise = noise_on_device(Noise(d * noises.SPARE, x * noises.SPARE))
-    return lambda form, sample: ([(i, walk.kept(form, i))], f.cost(form, noise, sample))
+    return lambda form, at: ([(i, walk.kept(form, i))], f.cost(form, noise, at))
 
 
 def _add(walk: Walk, k: int, node: n.Add) -> Back:
     noise = noise_on_device(noises.sum_noise(summed(walk, k), 2))
-    return lambda form, sample: ([(i, walk.kept(form, i)) for i in node.inputs], f.cost(form, noise, sample))
+    return lambda form, at: ([(i, walk.kept(form, i)) for i in node.inputs], f.cost(form, noise, at))
 
 
 def _concatenate(walk: Walk, k: int, node: n.Concatenate) -> Back:
@@ -208,7 +209,7 @@ def _concatenate(walk: Walk, k: int, node: n.Concatenate) -> Back:
     ends = np.cumsum([0, *(shapes[i][node.axis] for i in node.inputs)])
     axis = 0 if node.axis == len(shapes[k]) - 1 else node.axis + 1
 
-    def back(form: f.Form, sample: Any) -> Any:
+    def back(form: f.Form, at: At) -> Any:
         parts = []
         for i, low, high in zip(node.inputs, ends[:-1], ends[1:], strict=True):
             cut = [None if a is None else jax.lax.slice_in_dim(a, low, high, axis=axis) for a in form]
@@ -221,7 +222,7 @@ def _concatenate(walk: Walk, k: int, node: n.Concatenate) -> Back:
 def _stop(pair: Pair) -> Back:
     """A node that no form passes: its enclosure takes its place."""
     reach = reach_of(pair)
-    return lambda form, sample: ([], f.reached(form, reach, sample))
+    return lambda form, at: ([], f.reached(form, reach, at))
 
 
 def _take(walk: Walk, k: int, node: Take) -> Back:
@@ -238,7 +239,7 @@ def _take(walk: Walk, k: int, node: Take) -> Back:
     placed = (*matrices[-1:], *matrices[:-1])
     repeats = math.prod(int(np.bincount(indices).max()) for indices in node.indices if indices is not None)
     noise = noise_on_device(noises.sum_noise(magnitudes(*walk.pairs[k]), repeats))
-    return lambda form, sample: _one(i, f.through_take(form, placed, noise, sample))
+    return lambda form, at: _one(i, f.through_take(form, placed, noise, at))
 
 
 def _resample(walk: Walk, k: int, node: n.Resample) -> Back:
@@ -254,12 +255,20 @@ def _resample(walk: Walk, k: int, node: n.Resample) -> Back:
     sums = Magnitudes(apart.d.upper, apart.x.upper, up(apart.d.upper + apart.x.upper))
     noise = noise_on_device(noises.sum_noise(sums, max(matrix.shape)))
     placed = (*matrices[-1:], *matrices[:-1])  # in the order of forms
-    return lambda form, sample: _one(i, f.through_take(form, placed, noise, sample))
+    return lambda form, at: _one(i, f.through_take(form, placed, noise, at))
 
 
 def _linear(walk: Walk, k: int, node: n.Node) -> Back:
     (i,) = node.inputs
     linear, terms = _linear_map(node, walk.both.net.shapes[i])
+    if isinstance(node, n.Slice):
+        steps = node.stride[:-1]
+
+        def back(form: f.Form, at: At) -> Any:
+            found = f.through_linear(linear, form, None, at) if at.into is None else f.through_slice(steps, form, at)
+            return _one(i, found)
+
+        return back
     noise = None
     if terms > 1:
         size = magnitudes(*walk.pairs[i])
@@ -269,7 +278,7 @@ def _linear(walk: Walk, k: int, node: n.Node) -> Back:
         noise = noise_on_device(
             noises.sum_noise(Magnitudes(apart.d.upper, apart.x.upper, up(apart.d.upper + apart.x.upper)), terms)
         )
-    return lambda form, sample: _one(i, f.through_linear(linear, form, noise, sample))
+    return lambda form, at: _one(i, f.through_linear(linear, form, noise, at))
 
 
 def _linear_map(node: n.Node, shape: tuple[int, ...]) -> tuple[f.Linear, int]:

@@ -12,11 +12,12 @@ from slth_compile.certificate import enclosure as e
 from slth_compile.certificate.backward import forms as f
 from slth_compile.certificate.backward.hybrid import Beside, beside_input
 from slth_compile.certificate.backward.networks import Networks
+from slth_compile.certificate.backward.places import At
 from slth_compile.certificate.propagate import Pair
 from slth_compile.graph import nodes as n
 
-Back = Callable[[f.Form, Any], tuple[Sequence[tuple[int, f.Form]], Any]]
-"""From a form of a node and the rows' samples: forms of its operands, and what is added to each row's value."""
+Back = Callable[[f.Form, At], tuple[Sequence[tuple[int, f.Form]], Any]]
+"""From a form of a node and where its rows are: forms of its operands, and what is added to each row's value."""
 
 ACTIVATIONS = (
     n.Relu,
@@ -49,8 +50,10 @@ class Walk:
             that waits behind one, those of its operands and, last, zero.
         back: How a form gets from a node to its operands.
         flushed: For every node with a way back, what a row may lose on it to results flushed to zero, `(samples,)`.
+        merging: What adding up two forms of a node may round, by node.
         plain: Nodes that are the input, rearranged or averaged.
         branches: How bounds are split (`branch.Branches`); None leaves them plain.
+        felt: Called whenever some rows are done.
     """
 
     both: Networks
@@ -61,8 +64,10 @@ class Walk:
     among: dict[int, dict[tuple[int, int], Pair]] = dataclasses.field(default_factory=dict)
     back: dict[int, Back] = dataclasses.field(default_factory=dict)
     flushed: dict[int, Any] = dataclasses.field(default_factory=dict)
+    merging: dict[int, f.Pairs] = dataclasses.field(default_factory=dict)
     plain: set[int] = dataclasses.field(default_factory=lambda: {0})
     branches: Any = None
+    felt: Callable[[], None] = lambda: None
 
     def moves(self, i: int) -> bool:
         """Whether the two networks differ at a node."""
