@@ -82,24 +82,34 @@ def largest_output(graph: Graph, domain: Domain, samples: int = 256) -> float:
 
 
 def output_range(graph: Graph, domain: Domain, samples: int = 256) -> tuple[float, float]:
-    """Least and largest output of the target over the centres of some regions of a domain and random inputs of them."""
+    """Least and largest output of the target over the centres of some regions of a domain and random inputs of them.
+
+    In float32, and in float64 where that overflows; where float64 does, too, both are infinite.
+    """
     lower, upper = domain.regions()
     rows = np.unique(np.linspace(0, len(lower) - 1, min(samples, len(lower))).astype(np.int64))
     generator = np.random.default_rng(0)
     weights, program = target_weights(graph), jax.jit(lambda x, weights: evaluate(graph, x, weights))
 
     def function(x: np.ndarray) -> Sequence[ArrayLike]:
-        if len(x) > FEW_INPUTS:
+        if len(x) > FEW_INPUTS and x.dtype == np.float32:
             return program(x, {i: w._replace(clip=None) for i, w in weights.items()})
         values = activations(graph, x)
         return [values[i] for i in graph.outputs]
 
     low, high = math.inf, -math.inf
     draws = 1 if np.array_equal(lower, upper) else max(1, samples // len(rows))
+    half_low, half_high = 0.5 * lower[rows], 0.5 * upper[rows]
     for draw in range(draws):
         share = 0.5 if draw == 0 else generator.random((len(rows), *lower.shape[1:]))
-        x = (lower[rows] + share * (upper[rows] - lower[rows])).astype(np.float32)
-        outputs = function(x)
+        # Halves, as the width of a region may be beyond float64.
+        x = 2 * np.minimum(half_low + share * (half_high - half_low), half_high)
+        with np.errstate(over="ignore"):
+            outputs = function(x.astype(np.float32))
+        if not all(np.isfinite(out).all() for out in outputs):
+            outputs = function(x)
+        if not all(np.isfinite(out).all() for out in outputs):
+            return -math.inf, math.inf
         low = min(low, *(float(np.min(out)) for out in outputs))
         high = max(high, *(float(np.max(out)) for out in outputs))
     return low, high
