@@ -31,7 +31,8 @@ def labelled(graph: Graph, data: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndar
         InputError: Shapes that do not fit, or entries that are no numbers.
     """
     try:
-        x, y = np.asarray(data[0], np.float32), np.asarray(data[1])
+        with np.errstate(over="ignore"):  # what is beyond float32 is refused
+            x, y = np.asarray(data[0], np.float32), np.asarray(data[1])
     except (TypeError, ValueError):
         raise InputError("evaluate: the inputs are not numbers") from None
     if x.shape[1:] != graph.input_shape or y.ndim == 0 or len(x) != len(y) or len(x) == 0:
@@ -39,6 +40,8 @@ def labelled(graph: Graph, data: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndar
             f"evaluate: inputs {x.shape} and labels {y.shape}; expected (samples, *{graph.input_shape}) "
             f"and one label a sample{order_hint(x.shape[1:], graph.input_shape)}"
         )
+    if not np.isfinite(x).all() or (y.dtype.kind == "f" and not np.isfinite(y).all()):
+        raise InputError("evaluate: inputs or labels hold NaN or infinity in float32; leave such samples out")
     outputs = graph.shapes[graph.outputs[0]]
     if y.dtype.kind not in "iuf" or (_metric(y) == SQUARED and y[0].size != math.prod(outputs)):
         raise InputError(
