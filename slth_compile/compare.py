@@ -76,9 +76,12 @@ def certify(
             fixed point, and bounds boxes and balls by backward passes where these take minutes at most, else with
             Euclidean norms; `"full"` by backward passes whatever they take.
         splits: Units, 0 to 12, that every bound over a box or balls is split at: it is then the largest of up to
-            `2^splits` backward passes, one for each pattern of their signs. Each one more takes twice the time.
-        seconds: Time for the bounds of each domain: 1, 2, 3, ... splits (up to `splits` where that is given) while the
-            next number is expected to be done in time. Proofs of predictions come on top.
+            `2^splits` backward passes, one for each pattern of their signs. Each one more takes twice the time; its
+            bound is mostly closer, not always.
+        seconds: Wall time for the bounds of each domain, XLA's compiling included: after plain passes, which are always
+            done, 1, 2, 3, ... splits (up to `splits` where that is given) while the next number is expected to be done
+            in time, and given up where it is not; the closest bound is kept, with its own splits. float32 bounds and
+            proofs of predictions come on top.
         attack: Whether each bound is set beside what a projected-gradient attack finds.
         data: Held-out inputs `x`, or `(x, y)` with labels, that had no part in making or choosing either network, for
             the statistical statement.

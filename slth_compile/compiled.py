@@ -37,7 +37,7 @@ from slth_compile.report.html import render_html
 from slth_compile.report.markdown import render_markdown
 from slth_compile.report.summary import Measured, Summary
 from slth_compile.source.layout import Layout
-from slth_compile.summarise import measured_from_json, stats_json, summarise
+from slth_compile.summarise import measured_from_json, missing_from_stats, stats_json, summarise
 from slth_compile.ticket import format as ticket_format
 from slth_compile.ticket import workspace
 from slth_compile.ticket.apply import effective_layers, effective_weights
@@ -357,6 +357,9 @@ def load_compiled(directory: str | os.PathLike[str]) -> Compiled:
     """
     record = ticket_format.read(pathlib.Path(directory))
     try:
+        for name in ("names", "planned_bound", "promise"):
+            if name not in record.stats:
+                raise missing_from_stats("it", name)
         graph = _named(check(record.graph), record.stats["names"])
         folded = fold(graph)
         layout = record.ticket.layout

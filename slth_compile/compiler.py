@@ -120,9 +120,11 @@ def compile(
             Euclidean norms; `"full"` by backward passes whatever they take.
         splits: Units, 0 to 12, that every bound over a box or balls is split at: it is then the largest of up to
             `2^splits` backward passes, one for each pattern of their signs. What they are is kept in the ticket, for
-            the checker. Each one more takes twice the time.
-        seconds: Time for the bounds of each domain: 1, 2, 3, ... splits (up to `splits` where that is given) while the
-            next number is expected to be done in time.
+            the checker. Each one more takes twice the time; its bound is mostly closer, not always.
+        seconds: Wall time for the bounds of each domain, XLA's compiling included: after plain passes, which are always
+            done, 1, 2, 3, ... splits (up to `splits` where that is given) while the next number is expected to be done
+            in time, and given up where it is not; the closest bound is kept, with its own splits. float32 bounds come
+            on top.
         promise: Which errors within its tolerances the plan answers for before anything is drawn: `"all"`; `"typical"`,
             at points, those of independent problems, which cancel, with narrower layers and no promise; `"auto"`, all
             of them where any tolerances do that, as they do not in deep networks. Either way a certificate above eps

@@ -116,6 +116,8 @@ class Balls:
         lower, upper = self.regions()
         if np.any(lower > upper):
             raise InputError("domain: a ball is empty, its centre lies outside lower..upper by more than the radius")
+        if not np.all(np.isfinite(lower)) or not np.all(np.isfinite(upper)):
+            raise InputError("domain: a ball reaches beyond the numbers of float64; give it a smaller radius or clips")
 
     def with_shape(self, shape: tuple[int, ...]) -> Balls:
         """The same balls, checked against the model's input shape."""
@@ -135,8 +137,9 @@ class Balls:
     def regions(self) -> tuple[np.ndarray, np.ndarray]:
         """One region a sample: `(lower, upper)`, float64, rounded outward."""
         x = self.x.astype(np.float64)
-        low = np.nextafter(x - self.radius, -np.inf)
-        high = np.nextafter(x + self.radius, np.inf)
+        with np.errstate(over="ignore"):  # what has no end is refused
+            low = np.nextafter(x - self.radius, -np.inf)
+            high = np.nextafter(x + self.radius, np.inf)
         return np.maximum(low, self.lower), np.minimum(high, self.upper)
 
     def is_nonnegative(self) -> bool:

@@ -31,7 +31,8 @@ def labelled(graph: Graph, data: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndar
         InputError: Shapes that do not fit, or entries that are no numbers.
     """
     try:
-        x, y = np.asarray(data[0], np.float32), np.asarray(data[1])
+        with np.errstate(over="ignore"):  # what is beyond float32 is refused
+            x, y = np.asarray(data[0], np.float32), np.asarray(data[1])
     except (TypeError, ValueError):
         raise InputError("evaluate: the inputs are not numbers") from None
     if x.shape[1:] != graph.input_shape or y.ndim == 0 or len(x) != len(y) or len(x) == 0:
@@ -39,6 +40,8 @@ def labelled(graph: Graph, data: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndar
             f"evaluate: inputs {x.shape} and labels {y.shape}; expected (samples, *{graph.input_shape}) "
             f"and one label a sample{order_hint(x.shape[1:], graph.input_shape)}"
         )
+    if not np.isfinite(x).all() or (y.dtype.kind == "f" and not np.isfinite(y).all()):
+        raise InputError("evaluate: inputs or labels hold NaN or infinity in float32; leave such samples out")
     outputs = graph.shapes[graph.outputs[0]]
     if y.dtype.kind not in "iuf" or (_metric(y) == SQUARED and y[0].size != math.prod(outputs)):
         raise InputError(
@@ -82,24 +85,34 @@ def largest_output(graph: Graph, domain: Domain, samples: int = 256) -> float:
 
 
 def output_range(graph: Graph, domain: Domain, samples: int = 256) -> tuple[float, float]:
-    """Least and largest output of the target over the centres of some regions of a domain and random inputs of them."""
+    """Least and largest output of the target over the centres of some regions of a domain and random inputs of them.
+
+    In float32, and in float64 where that overflows; where float64 does, too, both are infinite.
+    """
     lower, upper = domain.regions()
     rows = np.unique(np.linspace(0, len(lower) - 1, min(samples, len(lower))).astype(np.int64))
     generator = np.random.default_rng(0)
     weights, program = target_weights(graph), jax.jit(lambda x, weights: evaluate(graph, x, weights))
 
     def function(x: np.ndarray) -> Sequence[ArrayLike]:
-        if len(x) > FEW_INPUTS:
+        if len(x) > FEW_INPUTS and x.dtype == np.float32:
             return program(x, {i: w._replace(clip=None) for i, w in weights.items()})
         values = activations(graph, x)
         return [values[i] for i in graph.outputs]
 
     low, high = math.inf, -math.inf
     draws = 1 if np.array_equal(lower, upper) else max(1, samples // len(rows))
+    half_low, half_high = 0.5 * lower[rows], 0.5 * upper[rows]
     for draw in range(draws):
         share = 0.5 if draw == 0 else generator.random((len(rows), *lower.shape[1:]))
-        x = (lower[rows] + share * (upper[rows] - lower[rows])).astype(np.float32)
-        outputs = function(x)
+        # Halves, as the width of a region may be beyond float64.
+        x = 2 * np.minimum(half_low + share * (half_high - half_low), half_high)
+        with np.errstate(over="ignore"):
+            outputs = function(x.astype(np.float32))
+        if not all(np.isfinite(out).all() for out in outputs):
+            outputs = function(x)
+        if not all(np.isfinite(out).all() for out in outputs):
+            return -math.inf, math.inf
         low = min(low, *(float(np.min(out)) for out in outputs))
         high = max(high, *(float(np.max(out)) for out in outputs))
     return low, high

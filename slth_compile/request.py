@@ -193,7 +193,8 @@ def calibration_inputs(graph: Graph, feedback: ArrayLike, objective: str) -> np.
     if objective != CLOSEST:
         raise InputError(f"feedback goes with the objective {CLOSEST}, not {objective}; leave one of them out")
     try:
-        x = np.ascontiguousarray(feedback, np.float32)
+        with np.errstate(over="ignore"):  # what is beyond float32 is refused
+            x = np.ascontiguousarray(feedback, np.float32)
     except (TypeError, ValueError):
         raise InputError("feedback: the calibration inputs are not numbers") from None
     if x.shape[1:] != graph.input_shape or len(x) == 0:

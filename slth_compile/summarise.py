@@ -16,6 +16,7 @@ from slth_compile.certificate.difference import LayerErrors
 from slth_compile.certificate.weight_errors import largest_error
 from slth_compile.constructions.da_cunha import BIAS
 from slth_compile.domain import Balls, Box, Domain, Points
+from slth_compile.errors import VerificationError
 from slth_compile.graph.graph import Graph, target_digest
 from slth_compile.graph.nodes import Convolution, Weighted
 from slth_compile.plan.plan import LayerSize, Plan
@@ -122,14 +123,37 @@ def stats_json(measured: Measured, plan: Plan, graph: Graph) -> bytes:
 
 
 def measured_from_json(plain: Mapping[str, Any]) -> Measured:
-    """The record `stats_json` wrote."""
+    """The record `stats_json` wrote; what another version measured besides is left out.
+
+    Raises:
+        VerificationError: Something is missing that this version reads.
+    """
+    whole = known_fields(Measured, plain, "it")
+    attacks, evaluation = whole["attacks"], whole["evaluation"]
     return Measured(
-        seconds=dict(plain["seconds"]),
-        attacks=tuple(None if a is None else AttackRow(**a) for a in plain["attacks"]),
-        largest_outputs=tuple(plain["largest_outputs"]),
-        evaluation=None if plain["evaluation"] is None else Evaluation(**plain["evaluation"]),
-        platform=plain["platform"],
-        bound_seconds=tuple(plain.get("bound_seconds", ())),
+        seconds=dict(whole["seconds"]),
+        attacks=tuple(None if a is None else AttackRow(**known_fields(AttackRow, a, "an attack")) for a in attacks),
+        largest_outputs=tuple(whole["largest_outputs"]),
+        evaluation=None if evaluation is None else Evaluation(**known_fields(Evaluation, evaluation, "'evaluation'")),
+        platform=whole["platform"],
+        bound_seconds=tuple(whole.get("bound_seconds", ())),
+    )
+
+
+def known_fields(record: type, plain: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """The entries of `stats.json` that a dataclass has fields for; `what` names them in the error."""
+    fields = dataclasses.fields(record)
+    for field in fields:
+        if field.name not in plain and field.default is dataclasses.MISSING:
+            raise missing_from_stats(what, field.name)
+    return {field.name: plain[field.name] for field in fields if field.name in plain}
+
+
+def missing_from_stats(what: str, name: str) -> VerificationError:
+    """What is said of an entry that is not there."""
+    return VerificationError(
+        "format",
+        f"stats.json: {what} lacks '{name}', as other versions of this package may; `verify` does not read that file",
     )
 
 

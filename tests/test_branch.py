@@ -224,14 +224,6 @@ def test_what_cannot_be_asked_is_refused(asked) -> None:
     engines.refuse_branching(0, None, engines.QUICK)
 
 
-def test_splits_are_added_while_there_is_time() -> None:
-    assert list(engines.depths(engines.PLAIN, 1.0)) == []
-    assert list(engines.depths(engines.Branching(4), 1.0)) == [4]
-    assert list(engines.depths(engines.Branching(0, 2.9), 1.0)) == []
-    assert list(engines.depths(engines.Branching(3, 100.0), 1.0)) == [1, 2, 3]
-    assert list(engines.depths(engines.Branching(0, 100.0), 1.0)) == list(range(1, 13))
-
-
 def test_progress_of_splits_is_a_stage_of_its_own() -> None:
     graph, errors, x = dense(1)
     seen: list[tuple[str, int, int]] = []

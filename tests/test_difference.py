@@ -174,6 +174,19 @@ def test_tolerances_contain_all_errors_within_them(network, seed: int, nonnegati
         assert np.all(b.lower <= a.lower + slack) and np.all(a.upper <= b.upper + slack)
 
 
+@pytest.mark.parametrize("signed", [False, True])
+def test_tolerances_are_attained(signed: bool) -> None:
+    """`g - f` is `eta sum |x| + eta_b` where every error has its input's sign; the bound over tolerances is that."""
+    kernel, eta, bias = np.array([[0.5], [-0.25], [2.0]]), 2.0**-10, 2.0**-8
+    graph = Graph((n.Input(shape=(3,)), n.Dense(inputs=(0,), kernel=kernel, bias=np.ones(1))), (1,))
+    x = np.array([[3.0, 5.0, 0.5], [1.0, 0.0, 0.0]])
+    for point in (x, -x) if signed else (x,):
+        (leaf,) = bound_tolerances(graph, {1: (eta, bias)}, {1: signed}, point, point)
+        exact = eta * np.abs(point).sum(1) + bias
+        for ends in (leaf.upper, -leaf.lower):
+            assert np.all(ends[:, 0] >= exact) and np.all(ends[:, 0] <= exact * (1 + 1e-12))
+
+
 def _tolerance(e: LayerErrors) -> tuple[float, float]:
     pairs = [(e.positive_center, e.positive_radius), (e.negative_center, e.negative_radius)]
     kernel = max(float((np.abs(c) + r).max()) for c, r in pairs if c is not None)

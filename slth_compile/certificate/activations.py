@@ -19,7 +19,7 @@ FEW_INPUTS = 2
 
 
 def activations(graph: Graph, x: np.ndarray, weights: Mapping[int, LayerWeights] | None = None) -> list[np.ndarray]:
-    """What every node puts out for a batch, in the floating point type of `x`.
+    """What every node puts out for a batch, in the floating point type of `x`; infinite or no number beyond it.
 
     Args:
         graph: The folded network.
@@ -28,12 +28,13 @@ def activations(graph: Graph, x: np.ndarray, weights: Mapping[int, LayerWeights]
     """
     weights = target_weights(graph) if weights is None else weights
     values = [np.asarray(x)]
-    for i, node in enumerate(graph.nodes[1:], 1):
-        operands = [values[j] for j in node.inputs]
-        if isinstance(node, n.Convolution | n.Dense):
-            values.append(_weighted(node, operands[0], weights[i]))
-        else:
-            values.append(_value(node, operands))
+    with np.errstate(over="ignore", invalid="ignore"):
+        for i, node in enumerate(graph.nodes[1:], 1):
+            operands = [values[j] for j in node.inputs]
+            if isinstance(node, n.Convolution | n.Dense):
+                values.append(_weighted(node, operands[0], weights[i]))
+            else:
+                values.append(_value(node, operands))
     return values
 
 

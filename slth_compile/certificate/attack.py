@@ -168,7 +168,8 @@ def _difference(graph: Graph, clips: Clips, weights: tuple[Weights, ...], x: jax
 def _difference_in_numpy(graph: Graph, weights: tuple[Weights, ...], x: np.ndarray) -> np.ndarray:
     """The same without compiling anything."""
     target, ticket = (activations(graph, x, w) for w in weights)
-    return np.concatenate([(ticket[i] - target[i]).reshape(len(x), -1) for i in graph.outputs], axis=1)
+    with np.errstate(invalid="ignore"):
+        return np.concatenate([(ticket[i] - target[i]).reshape(len(x), -1) for i in graph.outputs], axis=1)
 
 
 def _between(target: LayerWeights, ticket: LayerWeights) -> tuple[LayerWeights, LayerWeights]:
@@ -240,7 +241,8 @@ def _best(
     best, where, at = -1.0, 0, x[0]
     elements: list[np.ndarray] = []
     for rows in _chunks(x):
-        seen = np.nan_to_num(np.abs(np.asarray(difference(weights, rows))), nan=0.0)
+        # Where outputs overflow no difference is seen.
+        seen = np.nan_to_num(np.abs(np.asarray(difference(weights, rows))), nan=0.0, posinf=0.0)
         elements.append(seen.max(axis=0))
         row, element = np.unravel_index(np.argmax(seen), seen.shape)
         if seen[row, element] > best:

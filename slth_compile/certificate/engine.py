@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from slth_compile.certificate.fixed_point.points import Exact, enclose_points
 from slth_compile.certificate.hybrid_bounds import bound_difference_euclidean
 from slth_compile.certificate.sensitivity import multiplications
 from slth_compile.certificate.spectral import work_of
+from slth_compile.certificate.stopwatch import OutOfTimeError, Taken, deadline, no_deadline, stopwatch
 from slth_compile.certificate.witness import MOST_SPLITS, Witness
 from slth_compile.errors import InputError
 from slth_compile.graph import nodes as n
@@ -57,8 +58,9 @@ class Branching(NamedTuple):
 
     Attributes:
         splits: Units that every bound is split at, at most, 0 to `MOST_SPLITS`.
-        seconds: Time for all regions: 1, 2, 3, ... units (up to `splits`, where that is not 0) while the next number is
-            expected to be done in time; None takes `splits` whatever that costs.
+        seconds: Wall time for all regions, plain passes and XLA's compiling included: 1, 2, 3, ... units (up to
+            `splits`, where that is not 0) while the next number is expected to be done in time, and given up where it
+            is not. Plain passes are always done. None takes `splits` alone, whatever that costs.
     """
 
     splits: int = 0
@@ -118,7 +120,8 @@ def enclose(
 
     Points leave rounding alone to intervals. Over regions backward passes are tried, unless they cost too much, else
     Euclidean bounds, and kept where the largest bound is below the interval engine's; behind backward passes branched
-    ones, as far as they are asked for.
+    ones, as far as they are asked for. Of several numbers of splits the one whose largest bound is least stays, with
+    its own witness: that need not be the last one.
 
     Args:
         graph: The folded network `f`.
@@ -131,6 +134,7 @@ def enclose(
         progress: Called as regions are done; of branched bounds as the stage `"split"`; inside a region of a large
             network as `"nodes"`.
     """
+    begun = time.perf_counter()
     plain = bound_difference(graph, errors, *regions)
     if kind == "points":
         return Enclosed(plain, "points")
@@ -139,9 +143,10 @@ def enclose(
     forward = unfit or costly
     if effort == QUICK or method == INTERVAL or (forward and effort == NORMAL and _norm_work(graph) > LARGEST_NORMS):
         return Enclosed(plain, INTERVAL)
-    start = time.perf_counter()
     bounds_of = bound_difference_euclidean if forward else bound_difference_backward
-    close, name = bounds_of(graph, errors, *regions, progress=progress), EUCLIDEAN if forward else BACKWARD
+    with stopwatch() as taken:
+        close, name = bounds_of(graph, errors, *regions, progress=progress), EUCLIDEAN if forward else BACKWARD
+        plain_taken = taken()
     best = Enclosed(close, name) if _largest(close) < WORTH * _largest(plain) else Enclosed(plain, INTERVAL)
     if forward:
         return best
@@ -149,30 +154,39 @@ def enclose(
     def show(stage: str, done: int, total: int) -> None:
         progress(stage if stage == "nodes" else "split", done, total)
 
-    for splits in depths(branching, time.perf_counter() - start):
-        leaves, witness = bound_difference_branched(graph, errors, *regions, splits, progress=show)
+    for splits, between in depths(branching, begun, plain_taken):
+        try:
+            leaves, witness = bound_difference_branched(graph, errors, *regions, splits, progress=show, between=between)
+        except OutOfTimeError:
+            show("split", len(regions[0]), len(regions[0]))
+            break
         if _largest(leaves) < WORTH * _largest(best.leaves):
             best = Enclosed(leaves, BRANCHED, witness)
     return best
 
 
-def depths(branching: Branching, plain: float) -> Iterator[int]:
-    """The numbers of splits to try, one after the other; each costs about twice what the one before did.
+def depths(branching: Branching, begun: float, plain: Taken) -> Iterator[tuple[int, Callable[[], None]]]:
+    """The numbers of splits to try, one after the other, and what raises `OutOfTimeError` where one takes too long.
+
+    Each runs about twice as long as the one before and compiles about as long, unless that was done before: an
+    expectation, and therefore a deadline as well.
 
     Args:
         branching: What is asked for.
-        plain: Seconds that plain passes took.
+        begun: When the bounds began, as `time.perf_counter` has it.
+        plain: What plain passes took.
     """
     if branching.seconds is None:
-        yield from (branching.splits,) * branching.is_asked
+        yield from ((branching.splits, no_deadline),) * branching.is_asked
         return
-    begun, expected = time.perf_counter(), 3 * plain
+    until, expected = begun + branching.seconds, 3 * plain.running + plain.compiling
     for splits in range(1, (branching.splits or MOST_SPLITS) + 1):
-        start = time.perf_counter()
-        if start - begun + expected > branching.seconds:
+        if time.perf_counter() + expected > until:
             return
-        yield splits
-        expected = 2 * (time.perf_counter() - start)
+        with stopwatch() as taken:
+            yield splits, deadline(until)
+            running, compiling = taken()
+        expected = 2 * running + compiling
 
 
 def is_telling(graph: Graph, errors: Mapping[int, LayerErrors], x: np.ndarray) -> bool:

@@ -321,4 +321,5 @@ def _largest(values: jax.Array) -> jax.Array:
 
 
 def _single(values: Any) -> jax.Array:
-    return jax.device_put(np.asarray(values, np.float32))
+    with np.errstate(over="ignore"):  # what is beyond float32 makes bounds infinite
+        return jax.device_put(np.asarray(values, np.float32))

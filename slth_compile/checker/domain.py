@@ -69,7 +69,8 @@ class Domain:
         if self.kind == "points":
             return x, x
         radius = self.arrays["radius"]
-        low, high = np.nextafter(x - radius, -np.inf), np.nextafter(x + radius, np.inf)
+        with np.errstate(over="ignore"):  # what has no end is refused
+            low, high = np.nextafter(x - radius, -np.inf), np.nextafter(x + radius, np.inf)
         return np.maximum(low, self.arrays["lower"]), np.minimum(high, self.arrays["upper"])
 
     def is_nonnegative(self) -> bool:

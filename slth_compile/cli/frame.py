@@ -82,7 +82,10 @@ Splits = Annotated[
 ]
 Seconds = Annotated[
     float | None,
-    typer.Option(help="Time for each domain's bounds: more and more splits while the next are expected to fit."),
+    typer.Option(
+        help="Time for each domain's bounds, compiling included: plain ones, then more and more splits while the next "
+        "are expected to fit; the closest bound is kept."
+    ),
 ]
 Promise = Annotated[
     str,

@@ -118,7 +118,9 @@ def _moved(graph: Graph, x: np.ndarray, draws: int) -> Callable[[Parts], tuple[f
     placed = jax.device_put(exact)
     # Few at a time, in batches of one size: one program.
     size = min(len(x), FEW_POINTS)
-    rows = [x[np.minimum(np.arange(at, at + size), len(x) - 1)].astype(np.float32) for at in range(0, len(x), size)]
+    chunks = (x[np.minimum(np.arange(at, at + size), len(x) - 1)] for at in range(0, len(x), size))
+    with np.errstate(over="ignore"):  # points beyond float32 have outputs that are not finite
+        rows = [chunk.astype(np.float32) for chunk in chunks]
     plain = [program(placed, part) for part in rows]
     largest = float(np.max([_size(leaf) for leaves in plain for leaf in leaves]))
 

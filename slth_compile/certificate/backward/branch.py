@@ -9,6 +9,7 @@ pass (`split.leading`). Enclosures found so replace the plain ones, so that impr
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,6 +23,7 @@ from slth_compile.certificate.backward.places import At
 from slth_compile.certificate.backward.split import Bend, bend_of, leading
 from slth_compile.certificate.backward.targets import SPLITTABLE, Targets, row_of, targets_of
 from slth_compile.certificate.backward.walk import Walk
+from slth_compile.certificate.stopwatch import no_deadline
 from slth_compile.certificate.witness import NONE, Witness, witness_of
 
 MOST_LEAVES = 2**21
@@ -37,12 +39,14 @@ class Branches:
         targets: The numbering.
         bends: Activations passed that rows may be split at, by position.
         store: Cuts found so far.
+        between: Called before every pass of some rows; what it raises ends the walk.
         listed: Samples, rows and units of the bounds that were improved, one entry a set of rows.
     """
 
     splits: int
     targets: Targets
     store: c.Store
+    between: Callable[[], None] = no_deadline
     bends: dict[int, Bend] = dataclasses.field(default_factory=dict)
     listed: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = dataclasses.field(default_factory=list)
 
@@ -85,6 +89,7 @@ class Branches:
         reaches: list[Any] = [None] * len(walk.pairs)
 
         def run(rows: Rows, index: np.ndarray) -> tuple[Any, ...]:
+            self.between()
             shape = len(index), self.splits
             best = jnp.zeros(shape), jnp.full(shape, NONE, jnp.int32)
 
@@ -113,6 +118,7 @@ class Branches:
         box = c.box_of(walk)
 
         def run(leaves: Rows, index: np.ndarray) -> tuple[Any]:
+            self.between()
             own, side = units[owner[index]].T, (pattern[index] >> np.arange(units.shape[1])[:, None]) & 1
             sides = jax.device_put(side)
 
@@ -151,6 +157,6 @@ def leaves_of(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return owner, np.arange(len(owner)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
 
 
-def branches_of(walk: Walk, splits: int) -> Branches:
-    """A walk's branches before it begins, rows split at most at so many units."""
-    return Branches(splits, targets_of(walk.both.net), c.empty_store(walk))
+def branches_of(walk: Walk, splits: int, between: Callable[[], None] = no_deadline) -> Branches:
+    """A walk's branches before it begins, rows split at most at so many units; `between` as in `Branches`."""
+    return Branches(splits, targets_of(walk.both.net), c.empty_store(walk), between)

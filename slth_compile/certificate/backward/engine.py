@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -29,6 +29,7 @@ from slth_compile.certificate.backward.walk import ACTIVATIONS, STOPS, Walk, wal
 from slth_compile.certificate.difference import Difference, LayerErrors
 from slth_compile.certificate.propagate import Pair
 from slth_compile.certificate.rounding import down, up, without_subnormals
+from slth_compile.certificate.stopwatch import no_deadline
 from slth_compile.certificate.witness import Witness, joined
 from slth_compile.graph import nodes as n
 from slth_compile.graph.graph import Graph
@@ -79,6 +80,7 @@ def bound_difference_branched(
     splits: int,
     *,
     progress: Progress = silent,
+    between: Callable[[], None] = no_deadline,
 ) -> Branched:
     """The same, every single bound the largest of up to `2^splits` passes (`branch`).
 
@@ -90,13 +92,20 @@ def bound_difference_branched(
         splits: Units that a bound is split at, 1 to `witness.MOST_SPLITS`.
         progress: Called with `("bound", regions done, regions)`, and in one region of a large network with
             `("nodes", nodes passed, nodes)`.
+        between: Called before every pass of some rows, from several threads; what it raises ends all.
     """
-    leaves, witnesses = _walks(graph, errors, lower, upper, splits, progress)
+    leaves, witnesses = _walks(graph, errors, lower, upper, splits, progress, between)
     return Branched(leaves, joined(witnesses))
 
 
 def _walks(
-    graph: Graph, errors: Mapping[int, LayerErrors], lower: np.ndarray, upper: np.ndarray, splits: int, show: Progress
+    graph: Graph,
+    errors: Mapping[int, LayerErrors],
+    lower: np.ndarray,
+    upper: np.ndarray,
+    splits: int,
+    show: Progress,
+    between: Callable[[], None] = no_deadline,
 ) -> tuple[tuple[Difference, ...], list[Witness]]:
     """Enclosures of all regions; witnesses of some regions each where bounds are split."""
     lower, upper = without_subnormals(np.asarray(lower, np.float64), np.asarray(upper, np.float64))
@@ -112,7 +121,7 @@ def _walks(
             if together == 1:
                 walk.felt = functools.partial(_show_nodes, walk, show)
             if splits:
-                walk.branches = branches_of(walk, splits)
+                walk.branches = branches_of(walk, splits, between)
             parts.append(_walked(walk))
             if splits:
                 witnesses.append(walk.branches.witness(walk.samples))

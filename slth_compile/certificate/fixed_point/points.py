@@ -265,7 +265,8 @@ def _first_guess(graph: Graph, exact: Exact, x: np.ndarray) -> Places:
     with ThreadPoolExecutor(THREADS) as pool:
         outputs = list(pool.map(outputs_of, exact))
     largest = max(float(np.abs(leaf).max()) for leaf in outputs[0])
-    apart = max(float(np.abs(a - b).max()) for a, b in zip(*outputs, strict=True))
+    with np.errstate(invalid="ignore"):  # what is not finite is refused below
+        apart = max(float(np.abs(a - b).max()) for a, b in zip(*outputs, strict=True))
     goal = CLOSENESS * max(apart, _EQUAL * largest, 2.0**-500)
     kernels = {i: np.asarray(_nearest(layer).positive) for i, layer in exact.f.items()}
     bits = growth(graph, kernels) - math.log2(goal)
