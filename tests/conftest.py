@@ -33,6 +33,8 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["SLTH_EXAMPLES"] = "all"
     elif not hasattr(config, "workerinput"):
         os.environ["XLA_FLAGS"] = f"{QUICKLY} {os.environ.get('XLA_FLAGS', '')}"
+        # Where in Python every operation of a program comes from.
+        os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
     if CACHE not in os.environ and not hasattr(config, "workerinput"):
         os.environ[CACHE] = tempfile.mkdtemp(prefix="xla-")
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
