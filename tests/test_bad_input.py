@@ -16,9 +16,10 @@ from slth_compile.checker import verify
 from slth_compile.ticket import workspace
 
 
-@pytest.fixture
-def folder(tmp_path, shared):
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, shared):
     """A directory with all sorts of input; what a command may not add to."""
+    tmp_path = tmp_path_factory.mktemp("input")
     x = np.load(shared.points)["x"]
     nan = np.array(x)
     nan[0, 0, 0, 0] = np.nan

@@ -147,9 +147,8 @@ def test_bad_input_is_refused_in_one_sentence(arguments, words, cli, tmp_path, m
 )
 def test_no_words_of_the_picture_overlap_or_leave_it(finding):
     figure = draw(finding)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    renderer = canvas.get_renderer()
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw_without_rendering()
     boxes: dict[str, Bbox] = {text.get_text(): text.get_window_extent(renderer) for text in figure.texts}
     for number, axes in enumerate(figure.axes):
         labels = [axes.title, axes._left_title, axes.xaxis.label, axes.yaxis.label]

@@ -11,6 +11,7 @@ from pathlib import Path
 import mask_code
 import numpy as np
 import pytest
+from counts import examples
 from helpers import (
     Parts,
     Unclear,
@@ -563,7 +564,8 @@ def test_signed_lies_are_named(name, parts, shared, tmp_path):
     """A false statement fails the check that it is about; a true one is verified under another ticket id."""
     change, expected = BY_NAME[name]
     original = sha256((shared.ticket / "manifest.json").read_bytes())
-    for i in range(sum(case == name for case, _ in CASES)):
+    count = sum(case == name for case, _ in CASES)
+    for i in range(examples(count, -(-count // 3))):
         changed = parts.copy()
         change(changed, np.random.default_rng([i, len(name)]))
         directory = changed.write(tmp_path / str(i))
