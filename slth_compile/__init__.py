@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from slth_compile.compiled import Compiled as Compiled
     from slth_compile.compiler import compile as compile
     from slth_compile.compiler import dry_run as dry_run
-    from slth_compile.compiler import load as load
     from slth_compile.compiler import verify as verify
     from slth_compile.domain import Balls as Balls
     from slth_compile.domain import Box as Box
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from slth_compile.report.comparison import Comparison as Comparison
     from slth_compile.source.law import SourceLaw as SourceLaw
     from slth_compile.source.supplied import round_source as round_source
+    from slth_compile.stored import load as load
 
 __version__ = "0.1.0"
 
@@ -36,7 +36,7 @@ _HOMES = {
     "Comparison": "report.comparison",
     "compile": "compiler",
     "dry_run": "compiler",
-    "load": "compiler",
+    "load": "stored",
     "verify": "compiler",
     "Compiled": "compiled",
     "Found": "found",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pathlib
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -22,10 +21,10 @@ from slth_compile.certificate.pair import Pair, pair_of, pair_with_ticket
 from slth_compile.certificate.statistical import CONFIDENCE, exceedance
 from slth_compile.certificate.top1 import Top1, is_list, top1
 from slth_compile.certificate.weight_errors import largest_error
-from slth_compile.compiled import Compiled, load_compiled
+from slth_compile.compiled import Compiled
 from slth_compile.domain import Box, Domain, Points
 from slth_compile.errors import InputError, UnsupportedModelError
-from slth_compile.found import Found, load_found
+from slth_compile.found import Found
 from slth_compile.frontends.model import import_model, is_onnx
 from slth_compile.graph.check import check
 from slth_compile.graph.evaluate import LayerWeights, evaluate
@@ -34,8 +33,8 @@ from slth_compile.graph.nodes import Weighted
 from slth_compile.progress import Progress, part_of, silent
 from slth_compile.report.comparison import Comparison, LayerChange, Rung, Statistical
 from slth_compile.request import Domains, domains_of, refuse_effort, shape_of
+from slth_compile.stored import load
 from slth_compile.summarise import describe, platform_text
-from slth_compile.ticket.found import is_found
 
 ATTACK_STEPS, ATTACK_RESTARTS = 100, 4
 _BATCH = 256
@@ -133,7 +132,7 @@ def _opened(side: Any, shape: tuple[int, ...] | None) -> Any:
     if is_onnx(side):
         return import_model(side, shape)
     if isinstance(side, str | os.PathLike):
-        side = load_found(side) if is_found(pathlib.Path(side)) else load_compiled(side)
+        side = load(side)
     # What was found is a network as any other.
     return side.graph if isinstance(side, Found) else side
 

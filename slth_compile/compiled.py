@@ -7,7 +7,7 @@ import functools
 import hashlib
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -16,31 +16,29 @@ import numpy as np
 
 from slth_compile.certificate import engine
 from slth_compile.certificate.certificate import Certificate, certify_domain
-from slth_compile.certificate.copies import exact_pair, ticket_pair
+from slth_compile.certificate.copies import exact_pair
 from slth_compile.certificate.difference import LayerErrors
-from slth_compile.certificate.witness import read_witness
 from slth_compile.domain import Domain, require_domain
-from slth_compile.errors import InputError, UnsupportedModelError, VerificationError
+from slth_compile.errors import InputError, UnsupportedModelError
 from slth_compile.export.export import Exported, export_network, export_variables
 from slth_compile.export.files import FORMS, ONNX, STABLEHLO, form_of, refuse_occupied
 from slth_compile.export.network import EFFECTIVE, LITERAL, Network
 from slth_compile.export.variables import effective_leaves
 from slth_compile.frontends.leaves import parameters_of
-from slth_compile.graph.check import check, nonnegative_nodes
+from slth_compile.graph.check import nonnegative_nodes
 from slth_compile.graph.evaluate import LayerWeights, evaluate
-from slth_compile.graph.fold import fold
 from slth_compile.graph.graph import Graph
-from slth_compile.plan.plan import Plan, predict
+from slth_compile.plan.plan import Plan
 from slth_compile.progress import Progress, silent
 from slth_compile.report.card import render_card
 from slth_compile.report.html import render_html
 from slth_compile.report.markdown import render_markdown
 from slth_compile.report.summary import Measured, Summary
 from slth_compile.source.layout import Layout
-from slth_compile.summarise import measured_from_json, missing_from_stats, stats_json, summarise
+from slth_compile.summarise import stats_json, summarise
 from slth_compile.ticket import format as ticket_format
 from slth_compile.ticket import workspace
-from slth_compile.ticket.apply import effective_layers, effective_weights
+from slth_compile.ticket.apply import effective_weights
 from slth_compile.ticket.materialise import PrunedRandomNetwork, network
 from slth_compile.ticket.ticket import EffectiveLayer, Ticket
 
@@ -346,50 +344,3 @@ class Compiled:
     @functools.cached_property
     def _effective(self):
         return jax.jit(lambda x: evaluate(self.pair, x, self._narrow_weights))
-
-
-def load_compiled(directory: str | os.PathLike[str]) -> Compiled:
-    """The compiled target that `save` wrote; digests checked, nothing unpickled.
-
-    Raises:
-        InputError: No ticket directory there.
-        VerificationError: Damaged, or of an unknown format, version or generator.
-    """
-    record = ticket_format.read(pathlib.Path(directory))
-    try:
-        for name in ("names", "planned_bound", "promise"):
-            if name not in record.stats:
-                raise missing_from_stats("it", name)
-        graph = _named(check(record.graph), record.stats["names"])
-        folded = fold(graph)
-        layout = record.ticket.layout
-        layers = effective_layers(folded, record.ticket)
-        pair, errors = ticket_pair(folded, record.ticket, layers)
-        return Compiled(
-            graph=graph,
-            folded=folded,
-            plan=predict(folded, layout, float(record.stats["planned_bound"]), record.stats["promise"]),
-            ticket=record.ticket,
-            layers=layers,
-            pair=pair,
-            errors=errors,
-            domains=record.domains,
-            certificates=tuple(_certificate(entry, graph, record) for entry in record.certificates),
-            measured=measured_from_json(record.stats),
-            stated=record.stated,
-        )
-    except (InputError, UnsupportedModelError, *ticket_format.DAMAGED) as error:
-        raise VerificationError("format", f"{directory}: damaged or not of this format ({error!r})") from error
-
-
-def _certificate(entry: Mapping[str, Any], graph: Graph, record: ticket_format.Record) -> Certificate:
-    """The certificate of an entry of `certificate.json`, with its witness."""
-    found = Certificate.from_json(entry, graph)
-    if found.method != engine.BRANCHED:
-        return found
-    return dataclasses.replace(found, witness=read_witness(record.witness, found.domain))
-
-
-def _named(graph: Graph, names: Sequence[str]) -> Graph:
-    nodes = [dataclasses.replace(node, name=str(name)) for node, name in zip(graph.nodes, names, strict=True)]
-    return dataclasses.replace(graph, nodes=tuple(nodes))

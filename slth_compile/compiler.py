@@ -23,10 +23,9 @@ from slth_compile.certificate.certificate import Certificate, certify_domain
 from slth_compile.certificate.copies import exact_pair, ticket_pair
 from slth_compile.certificate.engine import NORMAL, Branching, refuse_branching
 from slth_compile.certificate.fixed_point.points import Exact
-from slth_compile.compiled import Compiled, load_compiled
+from slth_compile.compiled import Compiled
 from slth_compile.domain import Domain
 from slth_compile.errors import InputError, Note, UnreachableError
-from slth_compile.found import Found, load_found
 from slth_compile.graph.evaluate import ArrayLike, target_weights
 from slth_compile.graph.graph import Graph, target_digest
 from slth_compile.plan.budget import AUTO, TYPICAL
@@ -55,7 +54,6 @@ from slth_compile.subset_sum.network import solve_network, without_feedback
 from slth_compile.summarise import platform_text
 from slth_compile.ticket.apply import effective_layers
 from slth_compile.ticket.format import VERSION, domain_digest
-from slth_compile.ticket.found import is_found
 from slth_compile.ticket.workspace import Workspace
 
 Labelled = tuple[np.ndarray, np.ndarray]
@@ -230,11 +228,6 @@ def dry_run(
     return _planned(asked, objective, construction, window, given, 0, promise)[0]
 
 
-def load(directory: str | os.PathLike[str]) -> Compiled | Found:
-    """The ticket in a directory; see `Compiled.save` and `Found.save`. Its truth is `verify`'s business."""
-    return load_found(directory) if is_found(pathlib.Path(directory)) else load_compiled(directory)
-
-
 def verify(directory: str | os.PathLike[str], **options: Any) -> checker.Verdict | checker.FoundVerdict:
     """The independent checker's verdict on a ticket directory; of a found ticket, that its mask is one of its source.
 
@@ -372,4 +365,4 @@ def _refuse_above(certificates: Sequence[Certificate], plan: Plan) -> None:
             )
 
 
-__all__ = ["Compiled", "Found", "compile", "dry_run", "load", "verify"]
+__all__ = ["Compiled", "compile", "dry_run", "verify"]
