@@ -227,7 +227,7 @@ def resnet20_uniform(data: pathlib.Path, models: pathlib.Path, samples: int | No
     """ResNet-20, batch norms folded."""
     model = resnet20.load_target(models / "resnet20_cifar10.safetensors")
     pair = uniform_pair("ResNet-20", graph_of(model, (32, 32, 3)), nonnegative=False)
-    yield from _cifar(pair, model, data, (0.5,), 1 if samples is None else samples, resnet20.MEAN, resnet20.STD)
+    yield from _cifar(pair, model, data, (0.02, 0.5), 1 if samples is None else samples, resnet20.MEAN, resnet20.STD)
 
 
 def _cifar(
