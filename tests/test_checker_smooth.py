@@ -55,7 +55,7 @@ def test_both_engines_agree(network: Callable, seeds: range, monkeypatch: pytest
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("network", "seed", "size"), [(excited, 0, 1e-1), (residual, 7, 1.0)])
+@pytest.mark.parametrize(("network", "seed", "size"), [(excited, 1, 1e-1), (residual, 7, 1.0)])
 def test_evaluations_are_confirmed(network: Callable, seed: int, size: float) -> None:
     """Of float32 without its margin neither is: the compiler allows for more roundings, and other lines result."""
     case, regions = case_of(network, seed, size, 0.7)
