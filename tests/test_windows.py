@@ -41,6 +41,19 @@ def small(draw: Draw) -> Graph:
     return Graph(nodes, (6,))
 
 
+def stacked(draw: Draw) -> Graph:
+    """Two maps on top of each other, through which no window gets, behind a convolution."""
+    nodes = (
+        n.Input(shape=(5, 11, 1)),
+        _convolution(draw, 0, (3, 3, 1, 1)),
+        n.Relu(inputs=(1,)),
+        _convolution(draw, 0, (3, 3, 1, 1)),
+        n.Concatenate(inputs=(2, 3), axis=0),
+        _convolution(draw, 4, (3, 3, 1, 1)),
+    )
+    return Graph(nodes, (5,))
+
+
 def shortcuts(draw: Draw) -> Graph:
     """Two residual blocks, the second one half as large with a sliced and padded shortcut, and a mean."""
     nodes = (
@@ -142,8 +155,9 @@ def same(monkeypatch, network, nonnegative: bool, quantum: int) -> int:
     return rows
 
 
-def test_windows_change_nothing(monkeypatch) -> None:
-    assert same(monkeypatch, small, False, 1) > 100
+@pytest.mark.parametrize("network", [small, stacked])
+def test_windows_change_nothing(monkeypatch, network) -> None:
+    assert same(monkeypatch, network, False, 1) > 100
 
 
 @pytest.mark.slow

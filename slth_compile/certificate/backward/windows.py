@@ -145,6 +145,8 @@ def _before(net: Rewritten, node: n.Node, i: int, ranges: Ranges) -> Ranges | No
     shape = net.shapes[i][:-1]
     if len(shape) != len(ranges) or moves(node) is None:
         return None
+    if isinstance(node, n.Concatenate) and node.axis < len(shape):  # positions of several operands, not channels
+        return None
     return tuple(_axis(node, axis, shape[axis], *pair) for axis, pair in enumerate(ranges))
 
 
